@@ -1,0 +1,1 @@
+"""The project's instances: pools, tasks, corpus, mixtures and SQL models, one folder each. The ones here are the demo's."""

@@ -1,0 +1,146 @@
+"""One file of a pool -> one shard: its valid conversations in file order, and the rows that left with their reasons.
+
+What costs per row (parsing, hashing, filtering) happens here once and is cached by the file's content and the settings, so a
+renamed file is not read again and a grown pool reads only its new files. A shard is finished when its small JSON file exists.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rds_dagster import schema
+from rds_dagster.cleaning.filters import first_drop
+from rds_dagster.cleaning.settings import CleaningSettings
+from rds_dagster.errors import InputError
+from rds_dagster.fingerprint import fingerprint
+from rds_dagster.pools.files import PoolFile
+from rds_dagster.pools.readers import Record, read_records
+from rds_dagster.pools.settings import PoolSettings
+from rds_dagster.pools.shapes import Conversation, Rejected, to_messages
+from rds_dagster.schema import ID_SCHEME
+from rds_dagster.storage.atomic import atomic_path, write_text
+from rds_dagster.storage.layout import Layout
+from rds_dagster.storage.tables import COMPRESSION
+
+CODE = 1  # raise when the bytes of a shard would change
+BATCH_ROWS = 4096
+EXCERPT_CHARS = 200
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A finished shard: paths relative to the home folder, rows kept, rows dropped by reason."""
+
+    shard: str
+    quarantine: str
+    rows: int
+    bytes: int
+    dropped: dict[str, int]
+    reused: bool
+
+    @property
+    def records(self) -> int:
+        """Records read from the file, good and bad."""
+        return self.rows + sum(self.dropped.values())
+
+
+def shard_recipe(digest: str, pool: PoolSettings, cleaning: CleaningSettings) -> str:
+    """What decides a shard: the file's content, how it is read, what is kept. The pool's name is the source where a record names none."""
+    return fingerprint("shard", CODE, ID_SCHEME, digest, pool.name, pool.shape, pool.format, cleaning)
+
+
+def make_shard(layout: Layout, file: PoolFile, digest: str, pool: PoolSettings, cleaning: CleaningSettings) -> Shard:
+    """The shard of one file, from the cache or made now; raises InputError if the file cannot be read to its end."""
+    name = shard_recipe(digest, pool, cleaning)
+    done = layout.shards / f"{name}.json"
+    if done.exists():
+        said = json.loads(done.read_text())
+        if all((layout.home / said[part]).exists() for part in ("shard", "quarantine")):
+            return Shard(**{**said, "reused": True})
+    kept_path, lost_path = layout.shards / f"{name}.parquet", layout.shards / f"{name}.quarantine.parquet"
+    rows, dropped = write_shard(read_records(file, format=pool.format), kept_path, lost_path, file=file.file, pool=pool, cleaning=cleaning)
+    shard = Shard(
+        str(kept_path.relative_to(layout.home)),
+        str(lost_path.relative_to(layout.home)),
+        rows,
+        kept_path.stat().st_size,
+        dict(sorted(dropped.items())),
+        reused=False,
+    )
+    write_text(done, json.dumps(asdict(shard)))
+    return shard
+
+
+def write_shard(
+    records: Iterable[Record], kept_path: Path, lost_path: Path, *, file: str, pool: PoolSettings, cleaning: CleaningSettings
+) -> tuple[int, Counter[str]]:
+    """Stream records into a shard and its quarantine; returns rows kept and rows dropped by reason."""
+    kept: list[dict[str, object]] = []
+    lost: list[dict[str, object]] = []
+    num_kept, dropped = 0, Counter[str]()
+    with ExitStack() as stack:
+        kept_file = stack.enter_context(pq.ParquetWriter(stack.enter_context(atomic_path(kept_path)), schema.SHARD, compression=COMPRESSION))
+        lost_file = stack.enter_context(pq.ParquetWriter(stack.enter_context(atomic_path(lost_path)), schema.QUARANTINE, compression=COMPRESSION))
+        for record in records:
+            row = clean_record(record, file=file, pool=pool, cleaning=cleaning)
+            if "reason" in row:
+                lost.append(row)
+                dropped[str(row["reason"])] += 1
+            else:
+                kept.append(row)
+                num_kept += 1
+            if len(kept) >= BATCH_ROWS:
+                kept_file.write_batch(pa.RecordBatch.from_pylist(kept, schema.SHARD))
+                kept.clear()
+            if len(lost) >= BATCH_ROWS:
+                lost_file.write_batch(pa.RecordBatch.from_pylist(lost, schema.QUARANTINE))
+                lost.clear()
+        kept_file.write_batch(pa.RecordBatch.from_pylist(kept, schema.SHARD))
+        lost_file.write_batch(pa.RecordBatch.from_pylist(lost, schema.QUARANTINE))
+    return num_kept, dropped
+
+
+def clean_record(record: Record, *, file: str, pool: PoolSettings, cleaning: CleaningSettings) -> dict[str, object]:
+    """One record -> a row of SHARD, or a row of QUARANTINE (told by its ``reason``)."""
+    where = {"pool": pool.name, "file": file, "line": record.line, "stage": "clean"}
+    if record.value is None:
+        assert record.reason is not None, "a record without a value says why"
+        return {**where, "reason": record.reason, "detail": record.detail, "excerpt": record.excerpt[:EXCERPT_CHARS]}
+    found = to_messages(record.value, pool.shape)
+    if isinstance(found, Rejected):
+        return {**where, "reason": found.reason, "detail": found.detail, "excerpt": _excerpt(record.value)}
+    assert isinstance(found, Conversation)
+    if drop := first_drop(found.messages, cleaning):
+        return {**where, "reason": drop.reason, "detail": drop.detail, "excerpt": _excerpt(record.value)}
+    return {
+        "id": schema.example_id(found.messages),
+        "duplicate_key": schema.duplicate_key(found.messages),
+        "messages": found.messages,
+        "source": found.source or pool.name,
+        "original_id": found.original_id,
+        "line": record.line,
+        "num_messages": len(found.messages),
+        "num_chars": sum(len(message["content"]) for message in found.messages),
+    }
+
+
+def refuse_changed_file(file: PoolFile, *, stamp: str, size: int, pool: str) -> None:
+    """Raise InputError if a file is no longer what the pool's manifest says."""
+    if (file.stamp, file.size) != (stamp, size):
+        raise InputError(
+            f"{file.address} of pool {pool} changed since raw/{pool} was made ({size:,} bytes then, {file.size:,} now); "
+            "let its writer finish and run again, the pool's last good state is kept"
+        )
+
+
+def _excerpt(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)[: EXCERPT_CHARS * 2]
+    return text.encode("utf-8", "replace").decode()[:EXCERPT_CHARS]

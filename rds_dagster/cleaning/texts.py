@@ -1,0 +1,37 @@
+"""The conversations behind ids: streamed from the shards of clean pools, so texts are stored once and never held whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from rds_dagster.schema import Message
+from rds_dagster.storage.manifest import Manifest
+from rds_dagster.storage.tables import TableStore, id_array, positions_in, stream_parquet
+
+BATCH_ROWS = 2048
+
+
+def stream_conversations(store: TableStore, clean: Manifest, wanted: np.ndarray) -> Iterator[tuple[bytes, list[Message]]]:
+    """Id and messages of each wanted example of a clean pool, in stored order; wanted (M,) S16, sorted. Ids not in the pool are passed over."""
+    index = store.read(clean, "index", ["id", "shard", "row"])
+    _, chosen = positions_in(wanted, id_array(index.column("id")))
+    shard_numbers, rows = index.column("shard").to_numpy()[chosen], index.column("row").to_numpy()[chosen]
+    for number, path in enumerate(store.paths(clean, "shard")):
+        places = np.sort(rows[shard_numbers == number])
+        if not len(places):
+            continue
+        start = 0
+        for batch in stream_parquet(path, ["id", "messages"], BATCH_ROWS):
+            low, high = np.searchsorted(places, [start, start + batch.num_rows])
+            if high > low:
+                part = batch.take(pa.array(places[low:high] - start))
+                yield from zip(part.column("id").to_pylist(), (tidy(m) for m in part.column("messages").to_pylist()), strict=True)
+            start += batch.num_rows
+
+
+def tidy(messages: list[dict[str, str | None]]) -> list[Message]:
+    """Messages as read from Arrow, without the fields that are absent."""
+    return [{name: value for name, value in message.items() if value is not None} for message in messages]  # type: ignore[misc]

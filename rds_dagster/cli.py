@@ -1,0 +1,187 @@
+"""The `rds` command: parse, call one function, print where the result lies. Heavy imports stand inside the commands.
+
+Results go to stdout, talk to stderr. Exit status: 0 done, 1 something failed or a check blocks, 2 wrong use.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from rds_dagster.errors import RdsError, SettingsError
+
+PROJECT = click.option(
+    "--project",
+    "project",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Project folder. Default: RDS_PROJECT, else the nearest one from here upwards.",
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+
+
+class Rds(click.Group):
+    """Prints the project's own errors without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command; an RdsError becomes one line and exit status 1 (2 for wrong settings)."""
+        try:
+            return super().invoke(ctx)
+        except RdsError as error:
+            click.echo(f"{type(error).__name__}: {error}", err=True)
+            sys.exit(2 if isinstance(error, SettingsError) else 1)
+
+
+@click.group(cls=Rds, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="rds-dagster", prog_name="rds")
+def main() -> None:
+    """Pick the instruction data to fine-tune on: pools in, mixtures out, with lineage.
+
+    Example: rds demo
+    """
+
+
+@main.command()
+@PROJECT
+def demo(project: Path | None) -> None:
+    """Run the main job on the built-in demo pools, from nothing to mixtures and reports.
+
+    Example: rds demo
+    """
+    from rds_dagster.demo import write_demo
+    from rds_dagster.runs.summary import demo_summary
+
+    folder = _project(project)
+    ledger = write_demo(folder / "demo_data")
+    _talk(f"demo pools: {sum(pool.records for pool in ledger.pools):,} conversations in {len(ledger.pools)} pools under {folder / 'demo_data'}")
+    is_success = _walk(folder, None, verify=False)
+    click.echo(demo_summary(folder))
+    sys.exit(0 if is_success else 1)
+
+
+@main.command()
+@click.argument("selection", required=False)
+@click.option("--verify", is_flag=True, help="Hash all files of the pools anew instead of trusting size and time.")
+@PROJECT
+def run(selection: str | None, verify: bool, project: Path | None) -> None:
+    """Look at the pools, then materialize what is stale, and only that.
+
+    SELECTION is Dagster's selection syntax; a bare key such as mixtures/mine works too. Default: everything.
+
+    Example: rds run '+mixtures/all_tasks'
+    """
+    sys.exit(0 if _walk(_project(project), selection, verify=verify) else 1)
+
+
+@main.command()
+@JSON
+@PROJECT
+def status(as_json: bool, project: Path | None) -> None:
+    """Say what is stale and why, what follows from it, and the rows of each stage.
+
+    Example: rds status --json
+    """
+    from rds_dagster.runs.summary import project_status, status_json, status_text
+
+    said = project_status(_project(project))
+    click.echo(status_json(said) if as_json else status_text(said))
+
+
+@main.command()
+@click.option("--port", default=3000, show_default=True, help="Port on 127.0.0.1; 0 picks a free one.")
+@click.option("--auto", is_flag=True, help="Switch on automation: stale assets are made again without a click.")
+@PROJECT
+def ui(port: int, auto: bool, project: Path | None) -> None:
+    """Serve the Dagster UI and its daemon on 127.0.0.1 until Ctrl-C.
+
+    Example: rds ui --port 3000
+    """
+    from rds_dagster.runs.servers import run_ui
+    from rds_dagster.storage.layout import Layout
+
+    folder = _project(project)
+    sys.exit(run_ui(folder, Layout.of_project(folder), port=port, auto=auto, say=_talk))
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--demo", "with_demo", is_flag=True, help="With the demo's pools, tasks and mixtures as a start.")
+def init(folder: Path, with_demo: bool) -> None:
+    """Make a new project folder: pyproject.toml, workspace.yaml, assets/ and dbt_like_sql/.
+
+    Example: rds init my_selection
+    """
+    from rds_dagster.runs.new_project import make_project
+
+    make_project(folder, with_demo=with_demo)
+    click.echo(folder.resolve())
+    _talk(f"next: cd {folder} && rds {'demo' if with_demo else 'run'}; the README there says how to add pools, tasks and mixtures")
+
+
+@main.command()
+@click.argument("mixture")
+@click.argument("example_id")
+@JSON
+@PROJECT
+def explain(mixture: str, example_id: str, as_json: bool, project: Path | None) -> None:
+    """Show the whole chain for one example: file, line, cleaning, task, query, rank, score.
+
+    EXAMPLE_ID is the id in hex, or its first digits.
+
+    Example: rds explain all_tasks 3f9c
+    """
+    from dataclasses import asdict
+    from json import dumps
+
+    from rds_dagster.lineage.explain import explain as explain_example
+    from rds_dagster.lineage.explain import explanation_text
+    from rds_dagster.storage.layout import Layout
+    from rds_dagster.storage.tables import TableStore
+
+    said = explain_example(TableStore(Layout.of_project(_project(project))), mixture, example_id)
+    click.echo(dumps(asdict(said), indent=1, ensure_ascii=False) if as_json else explanation_text(said))
+
+
+@main.command()
+@click.argument("mixture")
+@click.option("--format", "export_format", default="messages", show_default=True, help="messages (JSON Lines) or parquet.")
+@click.option("--to", "folder", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write into; made if missing.")
+@PROJECT
+def export(mixture: str, export_format: str, folder: Path, project: Path | None) -> None:
+    """Write the current version of a mixture as a training file.
+
+    Example: rds export all_tasks --format messages --to out
+    """
+    from rds_dagster.exports.export_mixture import export_to
+    from rds_dagster.storage.layout import Layout
+    from rds_dagster.storage.tables import TableStore
+
+    click.echo(export_to(TableStore(Layout.of_project(_project(project))), mixture, export_format, folder))
+
+
+def _walk(folder: Path, selection: str | None, *, verify: bool) -> bool:
+    """Materialize what is stale; True if all of it was made."""
+    from rds_dagster.runs.walk import run_stale
+
+    result = run_stale(folder, selection, _talk, verify=verify)
+    if not result.made and result.is_success:
+        _talk("nothing is stale")
+    for key, reason in result.blocked.items():
+        _talk(f"- {key}: not made, {reason}")
+    _talk(f"{len(result.made)} made, {len(result.failed)} failed, {len(result.blocked)} held back")
+    return result.is_success
+
+
+def _project(given: Path | None) -> Path:
+    import os
+
+    from rds_dagster.project import project_folder
+
+    if given is not None:
+        os.environ["RDS_PROJECT"] = str(given.resolve())
+    return project_folder()
+
+
+def _talk(line: str) -> None:
+    click.echo(line, err=True)

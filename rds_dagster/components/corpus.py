@@ -1,0 +1,204 @@
+"""`Corpus`: all pools together -> unique/*, encoders/<name>, embeddings/*, scores/rds/*; the settings that hold for all of them."""
+
+import time
+import warnings
+from collections.abc import Iterator
+
+import dagster as dg
+
+from rds_dagster.cleaning import unique as unique_stage
+from rds_dagster.cleaning.settings import CleaningSettings
+from rds_dagster.components.check_suites import CorpusChecks, embeddings_suite, scores_suite, unique_suite
+from rds_dagster.components.resources import Project
+from rds_dagster.components.results import materialized
+from rds_dagster.components.scaffolding import scaffolder
+from rds_dagster.components.siblings import pools_in_order, task_names
+from rds_dagster.embeddings import embed_pools as embed_stage
+from rds_dagster.embeddings.settings import Device, Dtype, EncoderSettings, Pooling, What
+from rds_dagster.fingerprint import fingerprint
+from rds_dagster.pools.settings import PoolSettings
+from rds_dagster.scores import score_tasks as score_stage
+from rds_dagster.scores.settings import METHOD, ScoreSettings
+
+CORPUS_YAML = {"pools": [], "encoder": {"name": "minilm", "model": "minilm", "dtype": "float32"}}
+
+
+class Cleaning(dg.Model, dg.Resolvable):
+    """What counts as a valid conversation."""
+
+    max_chars: int = 1_000_000
+
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message='Field name "model"')  # hides Resolvable.model, which only classes without fields need
+
+    class EncoderModel(dg.Model, dg.Resolvable):
+        """The model that embeds pools and queries."""
+
+        name: str = "minilm"
+        model: str = "minilm"  # type: ignore[assignment]
+        pooling: Pooling = "weighted_mean"
+        what: What = "full"
+        max_tokens: int | None = None
+        dtype: Dtype = "auto"
+        device: Device = "auto"
+        batch_tokens: int | None = None
+
+
+class Scoring(dg.Model, dg.Resolvable):
+    """How scores are made."""
+
+    depth: int = 256
+
+
+@dg.scaffold_with(scaffolder("CorpusScaffolder", CORPUS_YAML))
+class Corpus(dg.Component, dg.Model, dg.Resolvable):
+    """All pools as one: their order (the first pool owns a conversation that stands in several), cleaning, encoder, scoring."""
+
+    pools: list[str] = []
+    cleaning: Cleaning = Cleaning()
+    encoder: EncoderModel = EncoderModel()
+    scores: Scoring = Scoring()
+    checks: CorpusChecks = CorpusChecks()
+
+    @property
+    def cleaning_settings(self) -> CleaningSettings:
+        """The checked settings; raises SettingsError."""
+        return CleaningSettings(**self.cleaning.model_dump())
+
+    @property
+    def encoder_settings(self) -> EncoderSettings:
+        """The checked settings; raises SettingsError."""
+        return EncoderSettings(**self.encoder.model_dump())
+
+    @property
+    def score_settings(self) -> ScoreSettings:
+        """The checked settings; raises SettingsError."""
+        return ScoreSettings(**self.scores.model_dump())
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """The assets over all pools and their checks."""
+        members, tasks = pools_in_order(context), task_names(context)
+        pools = [pool.name for pool in members]
+        assets = [_encoder_asset(self.encoder_settings)]
+        if pools:
+            assets += [_unique_assets([pool.settings for pool in members]), _embedding_assets(pools, self.encoder_settings)]
+        if pools and tasks:
+            assets.append(_score_assets(pools, tasks, self.score_settings))
+        checks = [unique_suite(pool, self.checks.unique) for pool in pools]
+        checks += [embeddings_suite(pool, self.checks.embeddings) for pool in pools]
+        checks += [scores_suite(task, self.checks.scores) for task in tasks if pools]
+        return dg.Definitions(assets=assets, asset_checks=checks)
+
+
+def _unique_assets(members: list[PoolSettings]) -> dg.AssetsDefinition:
+    pools = [pool.name for pool in members]
+    version = f"{unique_stage.CODE}-{fingerprint(pools, [(pool.sample, pool.sample_seed) for pool in members])[:12]}"
+
+    @dg.multi_asset(
+        name="unique",
+        specs=[
+            dg.AssetSpec(
+                ["unique", pool],
+                deps=[["clean", other] for other in pools],
+                group_name="unique",
+                kinds={"parquet"},
+                code_version=version,
+                description=f"One conversation that pool {pool} keeps after deduplication over all pools.",
+            )
+            for pool in pools
+        ],
+    )
+    def unique(project: Project) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
+        began = time.monotonic()
+        manifests = unique_stage.unify_pools(project.tables, members)
+        for pool, manifest in manifests.items():
+            lineage = {"id": [f"clean/{pool}.id"], "source": [f"clean/{pool}.source"]}
+            yield materialized(project.tables, manifest, table="kept", figures={"seconds": round(time.monotonic() - began, 3)}, columns_from=lineage)
+
+    return unique
+
+
+def _encoder_asset(settings: EncoderSettings) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=["encoders", settings.name],
+        group_name="encoders",
+        kinds={"pytorch"},
+        code_version=fingerprint(settings)[:12],
+        description="The encoder: its data version is the hash of weights, tokenizer, template and settings.",
+    )
+    def encoder(project: Project) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        from rds_dagster.embeddings.register import register_encoder
+
+        manifest, identity = register_encoder(project.tables, settings)
+        figures = {"model": settings.model, "dims": identity.dims, "max_tokens": identity.max_tokens, "dtype": identity.dtype, "pooling": identity.pooling}
+        return materialized(project.tables, manifest, figures=figures)
+
+    return encoder
+
+
+def _embedding_assets(pools: list[str], encoder: EncoderSettings) -> dg.AssetsDefinition:
+    @dg.multi_asset(
+        name="embeddings",
+        can_subset=True,
+        specs=[
+            dg.AssetSpec(
+                ["embeddings", pool],
+                deps=[["unique", pool], ["encoders", encoder.name]],
+                group_name="embeddings",
+                kinds={"lancedb", "pytorch"},
+                code_version=str(embed_stage.CODE),
+                skippable=True,
+                description=f"Asserts that every example of unique/{pool} has its vector in LanceDB.",
+            )
+            for pool in pools
+        ],
+    )
+    def embeddings(context: dg.AssetExecutionContext, project: Project) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
+        from rds_dagster.embeddings.register import current_encoder
+
+        began = time.monotonic()
+        chosen = [pool for pool in pools if dg.AssetKey(["embeddings", pool]) in context.selected_asset_keys]
+        made = embed_stage.embed_pools(project.tables, current_encoder(project.tables, encoder), encoder.name, chosen)
+        for pool, manifest in made.manifests.items():
+            figures = {
+                "rows_computed": made.rows_computed[pool],
+                "rows_reused": made.rows_reused[pool],
+                "tokens_in_pass": made.tokens,
+                "seconds": round(time.monotonic() - began, 3),
+            }
+            yield materialized(project.tables, manifest, figures=figures, columns_from={"id": [f"unique/{pool}.id"]})
+
+    return embeddings
+
+
+def _score_assets(pools: list[str], tasks: list[str], settings: ScoreSettings) -> dg.AssetsDefinition:
+    @dg.multi_asset(
+        name="scores",
+        can_subset=True,
+        specs=[
+            dg.AssetSpec(
+                ["scores", METHOD, task],
+                deps=[*(["embeddings", pool] for pool in pools), ["queries", task]],
+                group_name="scores",
+                kinds={"duckdb", "parquet"},
+                code_version=f"{score_stage.CODE}-{fingerprint(settings)[:12]}",
+                skippable=True,
+                description=f"One kept example's largest cosine to a query of task {task}, and that query.",
+            )
+            for task in tasks
+        ],
+    )
+    def scores(context: dg.AssetExecutionContext, project: Project) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
+        began = time.monotonic()
+        chosen = [task for task in tasks if dg.AssetKey(["scores", METHOD, task]) in context.selected_asset_keys]
+        live = unique_stage.owned_ids(project.tables, pools)
+        made = score_stage.score_tasks(project.tables, chosen, pools, live, settings)
+        with project.warehouse.connect():
+            pass  # connecting lands the new tables
+        for task, manifest in made.manifests.items():
+            figures = {"rows_computed": made.rows_computed[task], "rows_reused": made.rows_reused[task], "seconds": round(time.monotonic() - began, 3)}
+            lineage = {"id": [f"unique/{pool}.id" for pool in pools], "best_query": [f"queries/{task}.query"]}
+            yield materialized(project.tables, manifest, table="scores", figures=figures, columns_from=lineage)
+
+    return scores

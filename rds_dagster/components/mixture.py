@@ -1,0 +1,133 @@
+"""`Mixture`: a selected set for some tasks -> mixtures/<name>, exports/<name>, reports/<name>."""
+
+import time
+
+import dagster as dg
+
+from rds_dagster.components.check_suites import mixture_suite
+from rds_dagster.components.checks import Expectation
+from rds_dagster.components.resources import Project
+from rds_dagster.components.results import file_link, materialized
+from rds_dagster.components.scaffolding import scaffolder
+from rds_dagster.components.siblings import mixture_names, need_known, pool_names, task_names
+from rds_dagster.exports import export_mixture as export_stage
+from rds_dagster.exports import report_mixture as report_stage
+from rds_dagster.exports.formats import ExportFormat
+from rds_dagster.fingerprint import fingerprint
+from rds_dagster.mixtures import make_mixture as mixture_stage
+from rds_dagster.mixtures.selectors import OnTaken
+from rds_dagster.mixtures.settings import Method, MixtureSettings, Selector
+from rds_dagster.scores.settings import METHOD
+
+MIXTURE_YAML = {"name": "{name}", "budget": 1000}
+
+
+@dg.scaffold_with(scaffolder("MixtureScaffolder", MIXTURE_YAML))
+class Mixture(dg.Component, dg.Model, dg.Resolvable):
+    """A selected set: how many examples, chosen how, for which tasks, from which pools."""
+
+    name: str
+    budget: int
+    method: Method = "rds"
+    selector: Selector = "round_robin"
+    tasks: list[str] = []
+    on_taken: OnTaken = "skip_turn"
+    balanced: bool = True
+    seed: int = 0
+    pools: list[str] = []
+    required_sources: list[str] = []
+    allow_short: bool = False
+    exports: list[ExportFormat] = ["messages", "parquet"]
+    compare_with: str | None = None
+    checks: list[Expectation] = []
+
+    @property
+    def settings(self) -> MixtureSettings:
+        """The checked settings; raises SettingsError."""
+        return MixtureSettings(
+            name=self.name,
+            budget=self.budget,
+            method=self.method,
+            selector=self.selector,
+            tasks=tuple(self.tasks),
+            on_taken=self.on_taken,
+            balanced=self.balanced,
+            seed=self.seed,
+            pools=tuple(self.pools),
+            required_sources=tuple(self.required_sources),
+            allow_short=self.allow_short,
+        )
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """The mixture's assets and checks; raises SettingsError if it names what does not exist."""
+        pools, tasks = pool_names(context), task_names(context)
+        need_known("pool", f"mixture {self.name!r}: pools", self.pools, pools)
+        need_known("task", f"mixture {self.name!r}: tasks", self.tasks, tasks)
+        if self.compare_with is not None:
+            need_known("mixture", f"mixture {self.name!r}: compare_with", [self.compare_with], mixture_names(context))
+        settings = self.settings
+        assets = [
+            _mixture_asset(settings, pools, tasks),
+            _export_asset(self.name, list(self.exports), pools),
+            _report_asset(self.name, self.compare_with, pools),
+        ]
+        return dg.Definitions(assets=assets, asset_checks=[mixture_suite(settings, self.checks)])
+
+
+def _mixture_asset(settings: MixtureSettings, pools: list[str], tasks: list[str]) -> dg.AssetsDefinition:
+    own_pools, own_tasks = list(settings.pools) or pools, list(settings.tasks) or tasks
+    scores = [] if settings.method == "random" else [["scores", METHOD, task] for task in own_tasks]
+
+    @dg.asset(
+        key=["mixtures", settings.name],
+        deps=[*(["unique", pool] for pool in own_pools), *scores],
+        group_name="mixtures",
+        kinds={"parquet"},
+        code_version=f"{mixture_stage.CODE}-{fingerprint(settings, own_pools, own_tasks if scores else [])[:12]}",
+        description="One selected example: its position, the query of the task that chose it, at which rank and score.",
+    )
+    def mixture(project: Project) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        began = time.monotonic()
+        made = mixture_stage.make_mixture(project.tables, settings, pools, tasks)
+        figures = {"deeper_lists": made.deepened, "reused": str(made.reused), "seconds": round(time.monotonic() - began, 3)}
+        lineage = {"id": [f"unique/{pool}.id" for pool in own_pools], "score": [f"scores/{METHOD}/{task}.score" for task in own_tasks if scores]}
+        return materialized(project.tables, made.manifest, table="examples", figures=figures, columns_from=lineage)
+
+    return mixture
+
+
+def _export_asset(name: str, formats: list[str], pools: list[str]) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=["exports", name],
+        deps=[["mixtures", name], *(["provenance", pool] for pool in pools)],
+        group_name="exports",
+        kinds={"json", "parquet"},
+        code_version=f"{export_stage.CODE}-{fingerprint(formats)[:12]}",
+        description=f"The training files of mixture {name}, with provenance and a manifest.",
+    )
+    def export(project: Project) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        manifest = export_stage.export_mixture(project.tables, name, formats, pools)
+        folder = (project.layout.home / manifest.files[0].path).parent
+        result = materialized(project.tables, manifest, columns_from={"messages": [f"mixtures/{name}.messages"]})
+        return result._replace(metadata={**(result.metadata or {}), "folder": file_link(folder)})
+
+    return export
+
+
+def _report_asset(name: str, compare_with: str | None, pools: list[str]) -> dg.AssetsDefinition:
+    compared = [["mixtures", compare_with]] if compare_with else []
+
+    @dg.asset(
+        key=["reports", name],
+        deps=[["mixtures", name], *compared, *(["unique", pool] for pool in pools)],
+        group_name="reports",
+        kinds={"html"},
+        code_version=f"{report_stage.CODE}-{fingerprint(compare_with)[:12]}",
+        description=f"The page about mixture {name} that people read.",
+    )
+    def report(project: Project) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        manifest = report_stage.report_mixture(project.tables, project.warehouse, name, compare_with)
+        result = materialized(project.tables, manifest)
+        return result._replace(metadata={**(result.metadata or {}), "page": file_link(project.layout.home / manifest.files[0].path)})
+
+    return report

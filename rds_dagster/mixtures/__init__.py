@@ -1,0 +1,9 @@
+"""Which examples to train on: selectors on arrays, and the versions that they fill.
+
+settings.py       what one mixture asks for
+selectors.py      round robin, mean-max, global top       (pure)
+random_choice.py  balanced and uniform random             (pure)
+candidates.py     the examples that a mixture may pick, with their pools and sources
+choose.py         settings and stored scores -> picks
+make_mixture.py   asset mixtures/<name>: picks -> a self-contained, immutable version folder
+"""

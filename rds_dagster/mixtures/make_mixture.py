@@ -1,0 +1,181 @@
+"""Asset mixtures/<name>: one selected example a row, in a version folder that explains itself without any other state.
+
+mixtures/<name>/<fingerprint>/  examples.parquet    picks with messages, task, query, rank, score
+                                provenance.parquet  every place where a picked example stood when it was picked
+                                queries.parquet     the queries that chose, with their texts
+                                manifest.json       settings, counts, licences, fingerprints of everything upstream; written last
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rds_dagster import schema
+from rds_dagster.cleaning.texts import stream_conversations
+from rds_dagster.errors import StateError
+from rds_dagster.fingerprint import content_digest, fingerprint
+from rds_dagster.mixtures.candidates import Candidates, read_candidates
+from rds_dagster.mixtures.choose import Choice, choose
+from rds_dagster.mixtures.settings import MixtureSettings
+from rds_dagster.scores.score_tasks import score_key
+from rds_dagster.storage.atomic import write_text
+from rds_dagster.storage.manifest import Counts, Manifest, TableFile, dump_manifests
+from rds_dagster.storage.tables import TableStore, id_column, make_recipe, write_parquet
+
+CODE = 1  # raise when the bytes of a version would change
+
+
+@dataclass(frozen=True)
+class MadeMixture:
+    """What came of it; ``deepened`` counts extra passes over the vectors, ``reused`` says that nothing was done."""
+
+    manifest: Manifest
+    deepened: int
+    reused: bool
+
+
+def make_mixture(store: TableStore, settings: MixtureSettings, all_pools: Sequence[str], all_tasks: Sequence[str]) -> MadeMixture:
+    """Make mixtures/<name> current; pools and tasks in the order in which they count, for settings that name none."""
+    pools, tasks = settings.pools or tuple(all_pools), settings.tasks or tuple(all_tasks)
+    scores = [] if settings.method == "random" else [store.need(score_key(task)) for task in tasks]
+    parents = {m.key: m.fingerprint for m in [*(store.need(f"unique/{pool}") for pool in pools), *scores]}
+    recipe = make_recipe("mixture", CODE, [settings, tasks if scores else ()], parents)
+    if current := store.reusable(f"mixtures/{settings.name}", recipe):
+        return MadeMixture(current, 0, reused=True)
+    candidates = read_candidates(store, pools)
+    choice = choose(store, settings, candidates, tasks)
+    version = version_fingerprint(settings, candidates, choice)
+    folder = store.layout.mixtures / settings.name / version
+    if not (folder / "manifest.json").exists():
+        partial = folder.with_name(f".{version}.{uuid4().hex[:8]}")
+        try:
+            _write_version(store, partial, folder, settings, candidates, choice, all_pools, recipe, parents, version)
+            shutil.rmtree(folder, ignore_errors=True)  # left by a killed run, without its manifest
+            partial.replace(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    manifest = _manifest(store, folder, folder, settings, choice, recipe, parents, version)
+    store.commit([manifest])
+    return MadeMixture(manifest, choice.deepened, reused=False)
+
+
+def version_fingerprint(settings: MixtureSettings, candidates: Candidates, choice: Choice) -> str:
+    """The data version of a mixture: its settings and its picks, with what chose them."""
+    picks = [content_digest(candidates.ids[choice.rows].tobytes()), content_digest(choice.ranks.tobytes()), content_digest(choice.scores.tobytes())]
+    sources = [candidates.sources[number] for number in candidates.source[choice.rows]] if len(candidates.sources) > 1 else list(candidates.sources)
+    return fingerprint("mixture", settings, picks, choice.tasks.to_pylist(), choice.queries.to_pylist(), sources)
+
+
+def upstream(store: TableStore, keys: Iterable[str]) -> dict[str, Manifest]:
+    """The manifests of everything that the given assets were made from, themselves included, by key."""
+    found: dict[str, Manifest] = {}
+    waiting = list(keys)
+    while waiting:
+        key = waiting.pop()
+        if key not in found and (manifest := store.manifest(key)):
+            found[key] = manifest
+            waiting.extend(manifest.parents)
+    return dict(sorted(found.items()))
+
+
+def _write_version(
+    store: TableStore, partial: Path, folder: Path, settings: MixtureSettings, candidates: Candidates, choice: Choice, all_pools: Sequence[str],
+    recipe: str, parents: dict[str, str], version: str,
+) -> None:  # fmt: skip
+    ids = candidates.ids[choice.rows]
+    write_parquet(partial / "examples.parquet", _examples(store, settings, candidates, choice), schema.SELECTED)
+    write_parquet(partial / "provenance.parquet", places_of(store, ids, all_pools), schema.PROVENANCE)
+    write_parquet(partial / "queries.parquet", _used_queries(store, choice), CHOSEN_QUERY)
+    write_text(partial / "manifest.json", dump_manifests([_manifest(store, partial, folder, settings, choice, recipe, parents, version)]))
+
+
+def _examples(store: TableStore, settings: MixtureSettings, candidates: Candidates, choice: Choice) -> pa.Table:
+    ids, num_picks = candidates.ids[choice.rows], len(choice.rows)
+    texts: dict[bytes, list[schema.Message]] = {}
+    for number, pool in enumerate(candidates.pools):
+        mine = np.sort(ids[candidates.pool[choice.rows] == number])
+        if len(mine):
+            texts.update(stream_conversations(store, store.need(f"clean/{pool}"), mine))
+    keys = id_column(ids).to_pylist()
+    if missing := [key.hex() for key in keys if key not in texts]:
+        raise StateError(f"{len(missing):,} picked examples have no text in clean/*, such as {missing[0]}; run `rds run` to bring both to one state")
+    is_random = settings.method == "random"
+    return pa.table(
+        [
+            pa.array(np.arange(1, num_picks + 1, dtype=np.int32)),
+            id_column(ids),
+            pa.array(list(candidates.pools)).take(pa.array(candidates.pool[choice.rows])),
+            pa.array(list(candidates.sources)).take(pa.array(candidates.source[choice.rows])),
+            choice.tasks,
+            choice.queries,
+            pa.array(choice.ranks, pa.int64()),
+            pa.nulls(num_picks, pa.float32()) if is_random else pa.array(choice.scores),
+            pa.array([settings.method] * num_picks),
+            pa.array([texts[key] for key in keys], schema.MESSAGES),
+        ],
+        schema=schema.SELECTED,
+    )
+
+
+def places_of(store: TableStore, ids: np.ndarray, pools: Sequence[str]) -> pa.Table:
+    """Every place, over the given pools, where the given examples (K,) S16 stand; PROVENANCE in order of id, pool, file, line."""
+    wanted = pa.array(id_column(np.sort(ids)))
+    parts = [schema.PROVENANCE.empty_table()]
+    for manifest in (store.need(f"provenance/{pool}") for pool in pools):
+        for path in store.paths(manifest, "places"):
+            table = pq.read_table(path)
+            parts.append(table.filter(pc.is_in(table.column("id"), wanted)))
+    return pa.concat_tables(parts).sort_by([("id", "ascending"), ("pool", "ascending"), ("file", "ascending"), ("line", "ascending")])
+
+
+CHOSEN_QUERY = pa.schema([pa.field("task", pa.string()), *schema.QUERY])
+
+
+def _used_queries(store: TableStore, choice: Choice) -> pa.Table:
+    used = {(task, query) for task, query in zip(choice.tasks.to_pylist(), choice.queries.to_pylist(), strict=True) if task is not None}
+    parts = [CHOSEN_QUERY.empty_table()]
+    for task in sorted({task for task, _ in used}):
+        table = store.read(store.need(score_key(task)), "queries")
+        table = table.filter(pc.is_in(table.column("query"), pa.array(sorted(query for name, query in used if name == task))))
+        parts.append(table.add_column(0, "task", pa.array([task] * table.num_rows, pa.string())).cast(CHOSEN_QUERY))
+    return pa.concat_tables(parts)
+
+
+def _manifest(
+    store: TableStore, at: Path, folder: Path, settings: MixtureSettings, choice: Choice, recipe: str, parents: dict[str, str], version: str
+) -> Manifest:
+    """The version's manifest; ``at`` is where its files lie now, ``folder`` where they will."""
+    tables = {"examples": "examples.parquet", "provenance": "provenance.parquet", "queries": "queries.parquet"}
+    files = tuple(
+        TableFile(name, str((folder / file).relative_to(store.layout.home)), pq.read_metadata(at / file).num_rows, (at / file).stat().st_size)
+        for name, file in tables.items()
+    )
+    above = upstream(store, parents)
+    return Manifest(
+        key=f"mixtures/{settings.name}",
+        fingerprint=version,
+        recipe=recipe,
+        settings=_settings_json(settings),
+        parents=parents,
+        counts=Counts(len(choice.rows), len(choice.rows)),
+        files=files,
+        details={
+            "upstream": {
+                key: {"fingerprint": m.fingerprint, "settings": m.settings, "rows": m.counts.kept, "dropped": m.counts.dropped} for key, m in above.items()
+            },
+            "licenses": {key.split("/", 1)[1]: m.settings.get("license", "unknown") for key, m in above.items() if key.startswith("raw/")},
+        },
+    )
+
+
+def _settings_json(settings: MixtureSettings) -> dict[str, object]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(settings).items()}

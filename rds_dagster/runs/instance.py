@@ -1,0 +1,66 @@
+"""The Dagster instance of a project: its folder under the state, its settings, telemetry off, and the project's lock.
+
+The one place that sets environment variables: dagster, its code servers and the libraries under them read theirs from there.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+
+import dagster as dg
+
+from rds_dagster.storage.atomic import write_text
+from rds_dagster.storage.layout import Layout
+from rds_dagster.storage.locks import held
+
+DAGSTER_YAML = """\
+# Written by rds_dagster. Edit it freely: a file that differs from what rds wrote is never overwritten.
+telemetry:
+  enabled: false
+nux: # no community pop-up in a fresh home
+  enabled: false
+run_launcher: # the default one, and it notes the host, so that a killed run can be told from a living one
+  module: rds_dagster.runs.orphans
+  class: LocalRunLauncher
+"""
+EARLIER_DAGSTER_YAMLS: tuple[str, ...] = ()  # what older versions wrote; such a file is brought up to date
+
+TELEMETRY_OFF = {
+    "DAGSTER_DISABLE_TELEMETRY": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+def telemetry_off() -> None:
+    """Switch off the telemetry of Dagster, Great Expectations, Hugging Face and Ray in this process and its children.
+
+    A variable that the user has set stands. Call it before these libraries are imported: some read theirs once.
+    """
+    for name, value in TELEMETRY_OFF.items():
+        os.environ.setdefault(name, value)
+
+
+def prepare_instance(layout: Layout) -> None:
+    """Make the instance's folder and its dagster.yaml, and set DAGSTER_HOME, for this process and its children; telemetry off.
+
+    dagster.yaml is written if it is missing or is what an older version wrote; an edited one stays. Raises StateError if the folder cannot be written.
+    """
+    telemetry_off()
+    settings = layout.dagster / "dagster.yaml"
+    if not settings.exists() or settings.read_text() in EARLIER_DAGSTER_YAMLS:
+        write_text(settings, DAGSTER_YAML)
+    os.environ["DAGSTER_HOME"] = str(layout.dagster)
+
+
+def open_instance(layout: Layout) -> dg.DagsterInstance:
+    """The project's persistent instance, made if missing; use it in a ``with``."""
+    prepare_instance(layout)
+    return dg.DagsterInstance.from_config(str(layout.dagster))
+
+
+def project_lock(layout: Layout, timeout_s: float) -> AbstractContextManager[None]:
+    """Hold the project: one `rds run` at a time. Raises BusyError naming the holder after ``timeout_s`` seconds."""
+    return held(layout.locks / "project.lock", what=f"the project state {layout.home}", timeout_s=timeout_s)

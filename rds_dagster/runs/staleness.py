@@ -1,0 +1,74 @@
+"""Which assets are stale, and why: what Dagster says, what the manifests say, and what changed outside.
+
+An asset is stale if Dagster says so, or its manifest is missing, or the manifest is not what Dagster recorded (a run was killed
+between the two), or the files that it was made from changed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import dagster as dg
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
+
+from rds_dagster.runs.loading import LoadedProject
+from rds_dagster.storage.tables import TableStore
+
+MISSING = "never materialized"
+FILES_PRESENT_GROUPS = ("exports", "reports")
+
+
+@dataclass(frozen=True)
+class Staleness:
+    """``stale``: key -> reasons, for assets that can be made anew now or once what is above them is; ``following``: what stands below them."""
+
+    stale: dict[dg.AssetKey, tuple[str, ...]]
+    following: frozenset[dg.AssetKey]
+
+
+def find_stale(project: LoadedProject, instance: dg.DagsterInstance, changed: dict[str, str]) -> Staleness:
+    """Compare what is stored with what is recorded; ``changed`` is what looking.changed_outside found."""
+    resolver = CachingStaleStatusResolver(instance, project.graph, LoadingContextForTest(instance))
+    store = TableStore(project.layout)
+    stale = {}
+    for key in project.graph.toposorted_asset_keys:
+        reasons = tuple(_reasons(key, resolver, instance, store, changed))
+        if reasons:
+            stale[key] = reasons
+    return Staleness(stale, frozenset(descendants(project, stale) - stale.keys()))
+
+
+def descendants(project: LoadedProject, keys: object) -> set[dg.AssetKey]:
+    """Everything downstream of the given keys, themselves left out unless they stand below one another."""
+    found: set[dg.AssetKey] = set()
+    waiting = list(keys)  # type: ignore[call-overload]
+    while waiting:
+        children = project.graph.get(waiting.pop()).child_keys - found
+        found |= children
+        waiting.extend(children)
+    return found
+
+
+def _reasons(key: dg.AssetKey, resolver: CachingStaleStatusResolver, instance: dg.DagsterInstance, store: TableStore, changed: dict[str, str]) -> list[str]:
+    name = key.to_user_string()
+    status = resolver.get_status(key)
+    if status == StaleStatus.MISSING:
+        return [MISSING]
+    found = [changed[name]] if name in changed else []
+    if status == StaleStatus.STALE:
+        found += sorted({_in_words(cause.reason, cause.dependency) for cause in resolver.get_stale_causes(key)})
+    manifest = store.manifest(name)
+    if manifest is None:
+        return [*found, "what it made is gone"]
+    if any(not (store.layout.home / file.path).exists() for file in manifest.files):
+        found.append("a file that it made is gone")
+    event = instance.get_latest_materialization_event(key)
+    recorded = (event.asset_materialization.tags or {}).get("dagster/data_version") if event and event.asset_materialization else None
+    if recorded != manifest.fingerprint:
+        found.append("what is stored is newer than Dagster's record")
+    return found
+
+
+def _in_words(reason: str, dependency: object) -> str:
+    return f"{reason} ({dependency.to_user_string()})" if isinstance(dependency, dg.AssetKey) else reason

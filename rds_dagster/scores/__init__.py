@@ -1,0 +1,8 @@
+"""How well each example fits each task; higher is better, always. Scores know no budgets.
+
+settings.py     which methods, how deep the top lists
+similarity.py   vectors x queries -> largest cosine per example, best examples per query    (pure)
+blocks.py       the stored vectors as fixed blocks, read one at a time
+score_tasks.py  assets scores/rds/<task>: one pass over the vectors serves all stale tasks
+deepen.py       deeper top lists for a selector that ran out, from the stored vectors alone
+"""

@@ -1,0 +1,68 @@
+"""The stored vectors as blocks of fixed length in written order: appending changes only the last block.
+
+A block is named by the hash of its live ids, those that unique/* keeps; a block that holds none is passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from rds_dagster.errors import StateError
+from rds_dagster.fingerprint import ids_fingerprint
+from rds_dagster.storage.tables import id_array, positions_in
+from rds_dagster.storage.vectors import VectorStore, vector_array
+
+BLOCK_BYTES = 64 * 2**20  # of float16 vectors: 87,381 of 384 dims; bounds memory whatever the hidden size
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Some rows of the vector table: where they were written, and the live ids among them, (n,) S16 in id order."""
+
+    start: int
+    rows: int
+    ids: np.ndarray
+
+    @property
+    def name(self) -> str:
+        """Hash of the live ids."""
+        return ids_fingerprint(self.ids)
+
+
+def block_rows(dims: int) -> int:
+    """Rows of a full block: the largest power of two whose vectors fit BLOCK_BYTES."""
+    return 1 << ((BLOCK_BYTES // (2 * dims)).bit_length() - 1)
+
+
+def live_blocks(vectors: VectorStore, live: np.ndarray) -> list[Block]:
+    """The blocks that hold any of ``live`` (N,) S16, sorted; raises StateError if an id has no vector."""
+    stored = vectors.ids()
+    size = block_rows(vectors.dims)
+    blocks, covered = [], 0
+    for start in range(0, len(stored), size):
+        ids = stored[start : start + size]
+        mine = np.sort(ids[positions_in(live, ids)[1]])
+        covered += len(mine)
+        if len(mine):
+            blocks.append(Block(start, len(ids), mine))
+    if covered != len(live):
+        raise StateError(f"{len(live):,} examples are kept and {covered:,} of them have a vector; run `rds run 'embeddings/*'` first")
+    return blocks
+
+
+def read_block(vectors: VectorStore, block: Block) -> np.ndarray:
+    """The block's live vectors in id order, (n, D) float16."""
+    read = np.empty((len(block.ids), vectors.dims), np.float16)
+    for batch in vectors.stream(["id", "vector"], start=block.start, rows=block.rows):
+        places, is_live = positions_in(block.ids, id_array(batch.column("id")))
+        read[places[is_live]] = vector_array(batch.column("vector"), vectors.dims)[is_live]
+    return read
+
+
+def stream_vectors(vectors: VectorStore, live: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Ids (n,) S16 and vectors (n, D) float16 of all live examples, block by block."""
+    for block in live_blocks(vectors, live):
+        yield block.ids, read_block(vectors, block)

@@ -1,0 +1,147 @@
+"""Assets scores/rds/<task>: every kept example scored for every task, and each query's top list.
+
+One pass over the vectors serves all stale tasks. A block's scores for a query set are written once, under a name made of both, and
+reused for good; so growth costs the last block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rds_dagster import schema
+from rds_dagster.embeddings.embed_queries import query_schema, read_vectors
+from rds_dagster.errors import StateError
+from rds_dagster.fingerprint import content_digest, fingerprint, ids_fingerprint
+from rds_dagster.scores.blocks import Block, live_blocks, read_block
+from rds_dagster.scores.settings import METHOD, ScoreSettings
+from rds_dagster.scores.similarity import PRODUCT_ROWS, TaskScores, score_block
+from rds_dagster.storage.manifest import Counts, Manifest, TableFile
+from rds_dagster.storage.tables import TableStore, id_array, id_column, make_recipe, write_parquet
+from rds_dagster.storage.vectors import VectorStore
+
+CODE = 1  # raise when scores would change for equal vectors
+
+
+@dataclass(frozen=True)
+class ScoredTasks:
+    """What came of it: manifests by task; examples whose scores were computed now and found stored, by task."""
+
+    manifests: dict[str, Manifest]
+    rows_computed: dict[str, int]
+    rows_reused: dict[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    name: str
+    queries: Manifest
+    vectors: np.ndarray  # (M, D)
+    folder: Path
+
+    def paths(self, block: Block) -> tuple[Path, Path]:
+        return self.folder / f"{block.name}.parquet", self.folder / f"{block.name}.top.parquet"
+
+
+def score_key(task: str) -> str:
+    """The asset key of a task's scores."""
+    return f"scores/{METHOD}/{task}"
+
+
+def score_tasks(store: TableStore, tasks: Sequence[str], pools: Sequence[str], live: np.ndarray, settings: ScoreSettings) -> ScoredTasks:
+    """Make scores/rds/<task> current for the given tasks.
+
+    live (N,) S16: the ids that unique/* keeps over all ``pools``, sorted. Raises StateError if embeddings and queries stem from different encoders.
+    """
+    embeddings = [store.need(f"embeddings/{pool}") for pool in pools]
+    vectors = vector_store(store, embeddings)
+    open_tasks = [_open_task(store, name, vectors, settings) for name in tasks]
+    blocks = live_blocks(vectors, live)
+    computed = dict.fromkeys(tasks, 0)
+    for block in blocks:
+        missing = [task for task in open_tasks if not all(path.exists() for path in task.paths(block))]
+        if missing:
+            block_vectors = read_block(vectors, block)
+            for task in missing:
+                _write_block(task, block, score_block(block_vectors, task.vectors, settings.depth))
+                computed[task.name] += len(block.ids)
+    manifests = {}
+    for task in open_tasks:
+        manifests[task.name] = _write_task(store, task, blocks, embeddings, live, settings)
+    return ScoredTasks(manifests, computed, {name: len(live) - computed[name] for name in tasks})
+
+
+def vector_store(store: TableStore, embeddings: Sequence[Manifest]) -> VectorStore:
+    """The vectors behind embeddings/*; raises StateError if pools were embedded by different encoders."""
+    encoders = {(m.text("encoder"), m.number("dims")) for m in embeddings}
+    if len(encoders) != 1:
+        raise StateError(f"embeddings/* stem from {len(encoders)} encoders; run `rds run 'embeddings/*'` to bring all pools to one")
+    ((encoder, dims),) = encoders
+    return VectorStore(store.layout, encoder, dims)
+
+
+def _open_task(store: TableStore, name: str, vectors: VectorStore, settings: ScoreSettings) -> _Task:
+    queries = store.need(f"queries/{name}")
+    if queries.text("encoder") != vectors.encoder:
+        raise StateError(
+            f"queries/{name} was embedded by encoder {queries.text('encoder')[:8]}, the pools by {vectors.encoder[:8]}; run `rds run 'queries/{name}'`"
+        )
+    query_vectors = read_vectors(store, queries)
+    content = fingerprint(METHOD, CODE, PRODUCT_ROWS, vectors.encoder, content_digest(query_vectors.tobytes()), settings.depth)
+    return _Task(name, queries, query_vectors, store.layout.score_blocks / content)
+
+
+def _write_block(task: _Task, block: Block, scores: TaskScores) -> None:
+    scores_path, top_path = task.paths(block)
+    num_queries, depth = scores.top.rows.shape
+    top = pa.table(
+        [
+            pa.array(np.repeat(np.arange(num_queries, dtype=np.int32), depth)),
+            pa.array(np.tile(np.arange(1, depth + 1, dtype=np.int32), num_queries)),
+            id_column(block.ids[scores.top.rows.ravel()]),
+            pa.array(scores.top.scores.ravel()),
+        ],
+        schema=schema.TOP,
+    )
+    write_parquet(top_path, top, schema.TOP)
+    table = pa.table([id_column(block.ids), pa.array(scores.best), pa.array(scores.best_query)], schema=schema.SCORE)
+    write_parquet(scores_path, table, schema.SCORE)
+
+
+def _write_task(store: TableStore, task: _Task, blocks: list[Block], embeddings: list[Manifest], live: np.ndarray, settings: ScoreSettings) -> Manifest:
+    parents = {m.key: m.fingerprint for m in [*embeddings, task.queries]}
+    recipe = make_recipe("scores", CODE, settings, parents)
+    draft = store.draft(score_key(task.name), recipe)
+    draft.write("top", merge_tops([pq.read_table(task.paths(block)[1]) for block in blocks], settings.depth), schema.TOP)
+    columns = [name for name in query_schema(1).names if name != "vector"]
+    draft.write("queries", store.read(task.queries, "queries", columns), schema.QUERY)
+    block_files = []
+    for block in blocks:
+        path = task.paths(block)[0]
+        block_files.append(TableFile("scores", str(path.relative_to(store.layout.home)), len(block.ids), path.stat().st_size))
+    manifest = draft.manifest(
+        fingerprint=fingerprint("scores", task.folder.name, ids_fingerprint(live)),
+        settings={"method": METHOD, "depth": settings.depth},
+        parents=parents,
+        counts=Counts(len(live), len(live)),
+        details={"queries": len(task.vectors), "blocks": len(blocks)},
+        more_files=block_files,
+    )
+    store.commit([manifest])
+    return manifest
+
+
+def merge_tops(tops: list[pa.Table], depth: int) -> pa.Table:
+    """The first ``depth`` of each query over several blocks' top lists, ties to the smaller id; TOP tables in and out."""
+    table = pa.concat_tables(tops)
+    query, score, ids = table.column("query").to_numpy(), table.column("score").to_numpy(), id_array(table.column("id"))
+    order = np.lexsort((ids, -score, query))
+    counts = np.bincount(query)
+    rank = np.arange(1, len(order) + 1) - np.repeat(np.cumsum(counts) - counts, counts)
+    order, rank = order[rank <= depth], rank[rank <= depth]
+    return pa.table([pa.array(query[order]), pa.array(rank.astype(np.int32)), id_column(ids[order]), pa.array(score[order])], schema=schema.TOP)

@@ -1,0 +1,121 @@
+"""Embeddings in LanceDB: one append-only table per encoder fingerprint, one row per example id.
+
+An append is one atomic commit: after a kill a chunk is there or it is not. Rows are read back in the order in which they were written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from rds_dagster import schema
+from rds_dagster.errors import StateError
+from rds_dagster.storage.layout import Layout
+from rds_dagster.storage.locks import held
+from rds_dagster.storage.tables import id_array, id_column
+
+if TYPE_CHECKING:  # imported late elsewhere: 1.4 s
+    import lancedb
+
+READ_ROWS = 8192  # rows per batch asked of LanceDB
+
+
+@dataclass(frozen=True)
+class VectorStore:
+    """The vectors that one encoder made: ``encoder`` is its fingerprint (hex), ``dims`` its hidden size D."""
+
+    layout: Layout
+    encoder: str
+    dims: int
+
+    @property
+    def table_name(self) -> str:
+        """Name of the LanceDB table."""
+        return f"embeddings_{self.encoder}"
+
+    def writing(self, timeout_s: float = 3600.0) -> AbstractContextManager[None]:
+        """Hold the right to append; one process at a time, so that no id is written twice."""
+        return held(self.layout.locks / f"{self.table_name}.lock", what=f"the vector table {self.table_name}", timeout_s=timeout_s)
+
+    def num_rows(self) -> int:
+        """How many vectors are stored."""
+        table = self._open()
+        return 0 if table is None else int(table.count_rows())
+
+    def ids(self) -> np.ndarray:
+        """All stored ids, (N,) S16, in the order in which they were written."""
+        parts = [id_array(batch.column("id")) for batch in self.stream(["id"])]
+        return np.concatenate(parts) if parts else id_array(pa.array([], pa.binary(16)))
+
+    def append(self, ids: np.ndarray, vectors: np.ndarray, num_tokens: np.ndarray, made_on: str) -> None:
+        """Add a chunk in one commit; ids (n,) S16, vectors (n, D) float16 of norm 1, num_tokens (n,) int32. Call inside ``writing()``."""
+        if vectors.shape != (len(ids), self.dims) or vectors.dtype != np.float16:
+            raise StateError(f"vectors are {vectors.dtype} {vectors.shape}; {self.table_name} takes float16 ({len(ids)}, {self.dims})")
+        is_finite = np.isfinite(vectors).all(axis=1)
+        if not is_finite.all():
+            first = bytes(ids[~is_finite][0]).ljust(16, b"\0").hex()
+            raise StateError(
+                f"{int((~is_finite).sum())} vectors are not finite in float16, such as that of example {first}; set the encoder's dtype to float32"
+            )
+        rows = pa.table(
+            [
+                id_column(ids),
+                pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), self.dims),
+                pa.array(num_tokens, pa.int32()),
+                pa.array([made_on], pa.string()).take(pa.array(np.zeros(len(ids), np.int64))),
+            ],
+            schema=schema.vectors(self.dims),
+        )
+        table = self._open()
+        if table is None:
+            self._database().create_table(self.table_name, data=rows, schema=schema.vectors(self.dims))
+        else:
+            table.add(rows)
+
+    def stream(self, columns: list[str], *, start: int = 0, rows: int | None = None) -> Iterator[pa.RecordBatch]:
+        """Batches of the named columns in written order; ``start`` and ``rows`` cut out a part."""
+        table = self._open()
+        if table is None:
+            return
+        query = table.search().select(columns)
+        if start:
+            query = query.offset(start)
+        if rows is not None:
+            query = query.limit(rows)
+        yield from query.to_batches(READ_ROWS)
+
+    def vectors_at(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ids (n,) S16 and vectors (n, D) float16 at written positions (distinct), in ascending order of position."""
+        table = self._open()
+        assert table is not None, "positions come from stored ids"
+        rows = table.take_offsets(np.sort(places).tolist()).select(["id", "vector"]).to_arrow()
+        return id_array(rows.column("id")), vector_array(rows.column("vector"), self.dims)
+
+    def made_on(self) -> list[str]:
+        """The device kinds and library versions that made the stored vectors, sorted."""
+        found: set[str] = set()
+        for batch in self.stream(["made_on"]):
+            found.update(batch.column("made_on").unique().to_pylist())
+        return sorted(found)
+
+    def _database(self) -> lancedb.DBConnection:
+        import lancedb
+
+        return lancedb.connect(self.layout.vectors)
+
+    def _open(self) -> lancedb.Table | None:
+        if not (self.layout.vectors / f"{self.table_name}.lance").exists():
+            return None
+        return self._database().open_table(self.table_name)
+
+
+def vector_array(column: pa.ChunkedArray | pa.Array, dims: int) -> np.ndarray:
+    """Arrow fixed_size_list<float16> as (N, D) float16."""
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    parts = [chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, dims) for chunk in chunks if len(chunk)]
+    return np.concatenate(parts) if parts else np.empty((0, dims), np.float16)
