@@ -5,17 +5,26 @@ Results go to stdout, talk to stderr. Exit status: 0 done, 1 something failed or
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import click
 
 from rds_dagster.errors import RdsError, SettingsError
+from rds_dagster.project import project_folder
+
+
+def _remember_project(_: click.Context, __: click.Parameter, folder: Path | None) -> None:
+    if folder is not None:
+        os.environ["RDS_PROJECT"] = str(folder.resolve())  # dagster's code servers inherit it
+
 
 PROJECT = click.option(
     "--project",
-    "project",
     type=click.Path(path_type=Path, file_okay=False),
+    expose_value=False,
+    callback=_remember_project,
     help="Project folder. Default: RDS_PROJECT, else the nearest one from here upwards.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
@@ -35,6 +44,7 @@ class Rds(click.Group):
 
 @click.group(cls=Rds, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="rds-dagster", prog_name="rds")
+@PROJECT
 def main() -> None:
     """Pick the instruction data to fine-tune on: pools in, mixtures out, with lineage.
 
@@ -44,15 +54,16 @@ def main() -> None:
 
 @main.command()
 @PROJECT
-def demo(project: Path | None) -> None:
+def demo() -> None:
     """Run the main job on the built-in demo pools, from nothing to mixtures and reports.
 
     Example: rds demo
     """
-    from rds_dagster.demo import write_demo
+    from rds_dagster.demo import refuse_other_project, write_demo
     from rds_dagster.runs.summary import demo_summary
 
-    folder = _project(project)
+    folder = project_folder()
+    refuse_other_project(folder)
     ledger = write_demo(folder / "demo_data")
     _talk(f"demo pools: {sum(pool.records for pool in ledger.pools):,} conversations in {len(ledger.pools)} pools under {folder / 'demo_data'}")
     is_success = _walk(folder, None, verify=False)
@@ -64,27 +75,27 @@ def demo(project: Path | None) -> None:
 @click.argument("selection", required=False)
 @click.option("--verify", is_flag=True, help="Hash all files of the pools anew instead of trusting size and time.")
 @PROJECT
-def run(selection: str | None, verify: bool, project: Path | None) -> None:
+def run(selection: str | None, verify: bool) -> None:
     """Look at the pools, then materialize what is stale, and only that.
 
     SELECTION is Dagster's selection syntax; a bare key such as mixtures/mine works too. Default: everything.
 
     Example: rds run '+mixtures/all_tasks'
     """
-    sys.exit(0 if _walk(_project(project), selection, verify=verify) else 1)
+    sys.exit(0 if _walk(project_folder(), selection, verify=verify) else 1)
 
 
 @main.command()
 @JSON
 @PROJECT
-def status(as_json: bool, project: Path | None) -> None:
+def status(as_json: bool) -> None:
     """Say what is stale and why, what follows from it, and the rows of each stage.
 
     Example: rds status --json
     """
     from rds_dagster.runs.summary import project_status, status_json, status_text
 
-    said = project_status(_project(project))
+    said = project_status(project_folder())
     click.echo(status_json(said) if as_json else status_text(said))
 
 
@@ -92,7 +103,7 @@ def status(as_json: bool, project: Path | None) -> None:
 @click.option("--port", default=3000, show_default=True, help="Port on 127.0.0.1; 0 picks a free one.")
 @click.option("--auto", is_flag=True, help="Switch on automation: stale assets are made again without a click.")
 @PROJECT
-def ui(port: int, auto: bool, project: Path | None) -> None:
+def ui(port: int, auto: bool) -> None:
     """Serve the Dagster UI and its daemon on 127.0.0.1 until Ctrl-C.
 
     Example: rds ui --port 3000
@@ -100,7 +111,7 @@ def ui(port: int, auto: bool, project: Path | None) -> None:
     from rds_dagster.runs.servers import run_ui
     from rds_dagster.storage.layout import Layout
 
-    folder = _project(project)
+    folder = project_folder()
     sys.exit(run_ui(folder, Layout.of_project(folder), port=port, auto=auto, say=_talk))
 
 
@@ -124,7 +135,7 @@ def init(folder: Path, with_demo: bool) -> None:
 @click.argument("example_id")
 @JSON
 @PROJECT
-def explain(mixture: str, example_id: str, as_json: bool, project: Path | None) -> None:
+def explain(mixture: str, example_id: str, as_json: bool) -> None:
     """Show the whole chain for one example: file, line, cleaning, task, query, rank, score.
 
     EXAMPLE_ID is the id in hex, or its first digits.
@@ -139,7 +150,7 @@ def explain(mixture: str, example_id: str, as_json: bool, project: Path | None) 
     from rds_dagster.storage.layout import Layout
     from rds_dagster.storage.tables import TableStore
 
-    said = explain_example(TableStore(Layout.of_project(_project(project))), mixture, example_id)
+    said = explain_example(TableStore(Layout.of_project(project_folder())), mixture, example_id)
     click.echo(dumps(asdict(said), indent=1, ensure_ascii=False) if as_json else explanation_text(said))
 
 
@@ -148,7 +159,7 @@ def explain(mixture: str, example_id: str, as_json: bool, project: Path | None) 
 @click.option("--format", "export_format", default="messages", show_default=True, help="messages (JSON Lines) or parquet.")
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write into; made if missing.")
 @PROJECT
-def export(mixture: str, export_format: str, folder: Path, project: Path | None) -> None:
+def export(mixture: str, export_format: str, folder: Path) -> None:
     """Write the current version of a mixture as a training file.
 
     Example: rds export all_tasks --format messages --to out
@@ -157,13 +168,14 @@ def export(mixture: str, export_format: str, folder: Path, project: Path | None)
     from rds_dagster.storage.layout import Layout
     from rds_dagster.storage.tables import TableStore
 
-    click.echo(export_to(TableStore(Layout.of_project(_project(project))), mixture, export_format, folder))
+    click.echo(export_to(TableStore(Layout.of_project(project_folder())), mixture, export_format, folder))
 
 
 def _walk(folder: Path, selection: str | None, *, verify: bool) -> bool:
     """Materialize what is stale; True if all of it was made."""
     from rds_dagster.runs.walk import run_stale
 
+    _show_progress()
     result = run_stale(folder, selection, _talk, verify=verify)
     if not result.made and result.is_success:
         _talk("nothing is stale")
@@ -173,14 +185,15 @@ def _walk(folder: Path, selection: str | None, *, verify: bool) -> bool:
     return result.is_success
 
 
-def _project(given: Path | None) -> Path:
-    import os
+def _show_progress() -> None:
+    """Say how far an encoding is, in log lines on stderr, where there is no terminal for a bar."""
+    import logging
 
-    from rds_dagster.project import project_folder
-
-    if given is not None:
-        os.environ["RDS_PROJECT"] = str(given.resolve())
-    return project_folder()
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("  %(message)s"))
+    logger = logging.getLogger("rds_dagster")
+    logger.handlers = [handler]  # here and not at the root: dagster's own handler, added later, rewrites the record
+    logger.setLevel(logging.INFO)
 
 
 def _talk(line: str) -> None:

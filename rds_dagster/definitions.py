@@ -13,6 +13,7 @@ import dagster as dg
 from rds_dagster.components.resources import RESOURCE, Project
 from rds_dagster.project import import_assets, project_folder
 from rds_dagster.storage.layout import Layout
+from rds_dagster.telemetry import telemetry_off
 
 MAIN_JOB = "main"
 
@@ -20,6 +21,7 @@ MAIN_JOB = "main"
 @dg.definitions
 def defs() -> dg.Definitions:
     """All definitions of the project at hand; raises SettingsError naming what is wrong."""
+    telemetry_off()
     project = project_folder()
     import_assets(project)
     _warn_of_temporary_instance()

@@ -39,7 +39,7 @@ def import_assets(project: Path) -> None:
     import assets
 
     found = Path(assets.__file__).resolve().parent if assets.__file__ else Path("nowhere")
-    if found != project / "assets":
+    if found != (project / "assets").resolve():
         raise SettingsError(
             f"the project is {project}, but the package `assets` was loaded from {found}: another project comes first on the path. "
             f"Add {project / 'assets' / '__init__.py'} if it is missing, unset PYTHONPATH, or run from {project}"

@@ -1,6 +1,7 @@
 """The shards of a pool -> its index (one row per distinct conversation) and its provenance (one row per place).
 
-Assets clean/<pool> and provenance/<pool>. The shards hold the texts; everything here is narrow: about 60 bytes an example.
+Assets clean/<pool> and provenance/<pool>. The shards hold the texts; everything here is narrow: about 290 bytes an example while it runs
+(measured at 50k and 500k).
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from rds_dagster.cleaning.filters import first_drop
 from rds_dagster.cleaning.settings import CleaningSettings
 from rds_dagster.errors import InputError
 from rds_dagster.fingerprint import fingerprint
-from rds_dagster.pools.files import PoolFile
+from rds_dagster.pools.files import PoolFile, list_files
 from rds_dagster.pools.readers import Record, read_records
 from rds_dagster.pools.settings import PoolSettings
 from rds_dagster.pools.shapes import Conversation, Rejected, to_messages
@@ -58,7 +58,7 @@ def shard_recipe(digest: str, pool: PoolSettings, cleaning: CleaningSettings) ->
 
 
 def make_shard(layout: Layout, file: PoolFile, digest: str, pool: PoolSettings, cleaning: CleaningSettings) -> Shard:
-    """The shard of one file, from the cache or made now; raises InputError if the file cannot be read to its end."""
+    """The shard of one file, from the cache or made now; raises InputError if the file cannot be read to its end or changed meanwhile."""
     name = shard_recipe(digest, pool, cleaning)
     done = layout.shards / f"{name}.json"
     if done.exists():
@@ -67,6 +67,8 @@ def make_shard(layout: Layout, file: PoolFile, digest: str, pool: PoolSettings, 
             return Shard(**{**said, "reused": True})
     kept_path, lost_path = layout.shards / f"{name}.parquet", layout.shards / f"{name}.quarantine.parquet"
     rows, dropped = write_shard(read_records(file, format=pool.format), kept_path, lost_path, file=file.file, pool=pool, cleaning=cleaning)
+    (now,) = list_files(file.address, root=Path("/"))
+    refuse_changed_file(now, stamp=file.stamp, size=file.size, pool=pool.name)
     shard = Shard(
         str(kept_path.relative_to(layout.home)),
         str(lost_path.relative_to(layout.home)),

@@ -16,9 +16,11 @@ BATCH_ROWS = 2048
 
 def stream_conversations(store: TableStore, clean: Manifest, wanted: np.ndarray) -> Iterator[tuple[bytes, list[Message]]]:
     """Id and messages of each wanted example of a clean pool, in stored order; wanted (M,) S16, sorted. Ids not in the pool are passed over."""
-    index = store.read(clean, "index", ["id", "shard", "row"])
-    _, chosen = positions_in(wanted, id_array(index.column("id")))
-    shard_numbers, rows = index.column("shard").to_numpy()[chosen], index.column("row").to_numpy()[chosen]
+    found = [np.empty((0, 2), np.int32)]
+    for batch in store.stream(clean, "index", ["id", "shard", "row"]):
+        chosen = positions_in(wanted, id_array(batch.column("id")))[1]
+        found.append(np.stack([batch.column(name).to_numpy()[chosen] for name in ("shard", "row")], axis=1))
+    shard_numbers, rows = np.concatenate(found).T
     for number, path in enumerate(store.paths(clean, "shard")):
         places = np.sort(rows[shard_numbers == number])
         if not len(places):

@@ -1,7 +1,7 @@
 """All clean pools -> who keeps which example: exact duplicates go to the first pool in the corpus's order, then
 each pool's sample is drawn.
 
-Assets unique/*, switched over by one manifest. About 60 bytes an example while it runs.
+Assets unique/*, switched over by one manifest. About 180 bytes an example while it runs (measured at 50k and 500k).
 """
 
 from __future__ import annotations
@@ -127,4 +127,6 @@ def _constant(text: str, num_rows: int) -> pa.Array:
 
 def owned_ids(store: TableStore, pools: Sequence[str]) -> np.ndarray:
     """The ids that unique/* of the given pools keep, (N,) S16, sorted: the order in which all later stages count rows."""
-    return np.sort(np.concatenate([store.ids(store.need(f"unique/{pool}"), "kept") for pool in pools]))
+    ids = np.concatenate([store.ids(store.need(f"unique/{pool}"), "kept") for pool in pools])
+    ids.sort()  # in place
+    return ids

@@ -4,12 +4,13 @@ import time
 
 import dagster as dg
 
-from rds_dagster.components.check_suites import mixture_suite
+from rds_dagster.components.check_outcomes import latest_outcomes
+from rds_dagster.components.check_suites import clean_suite, embeddings_suite, mixture_suite, scores_suite, unique_suite
 from rds_dagster.components.checks import Expectation
 from rds_dagster.components.resources import Project
 from rds_dagster.components.results import file_link, materialized
 from rds_dagster.components.scaffolding import scaffolder
-from rds_dagster.components.siblings import mixture_names, need_known, pool_names, task_names
+from rds_dagster.components.siblings import corpus_of, mixture_names, need_known, pool_names, pools_in_order, task_names
 from rds_dagster.exports import export_mixture as export_stage
 from rds_dagster.exports import report_mixture as report_stage
 from rds_dagster.exports.formats import ExportFormat
@@ -69,9 +70,17 @@ class Mixture(dg.Component, dg.Model, dg.Resolvable):
         assets = [
             _mixture_asset(settings, pools, tasks),
             _export_asset(self.name, list(self.exports), pools),
-            _report_asset(self.name, self.compare_with, pools),
+            _report_asset(settings, self.compare_with, pools, tasks, self._check_specs(context, tasks)),
         ]
         return dg.Definitions(assets=assets, asset_checks=[mixture_suite(settings, self.checks)])
+
+    def _check_specs(self, context: dg.ComponentLoadContext, tasks: list[str]) -> list[dg.AssetCheckSpec]:
+        """The checks of everything that the mixture is made from, and its own."""
+        pools, added = pools_in_order(context), corpus_of(context).checks
+        suites = [clean_suite(pool.name, pool.checks) for pool in pools]
+        suites += [suite for pool in pools for suite in (unique_suite(pool.name, added.unique), embeddings_suite(pool.name, added.embeddings))]
+        suites += [scores_suite(task, added.scores) for task in tasks]
+        return [spec for suite in [*suites, mixture_suite(self.settings, self.checks)] for spec in suite.check_specs]
 
 
 def _mixture_asset(settings: MixtureSettings, pools: list[str], tasks: list[str]) -> dg.AssetsDefinition:
@@ -114,8 +123,11 @@ def _export_asset(name: str, formats: list[str], pools: list[str]) -> dg.AssetsD
     return export
 
 
-def _report_asset(name: str, compare_with: str | None, pools: list[str]) -> dg.AssetsDefinition:
-    compared = [["mixtures", compare_with]] if compare_with else []
+def _report_asset(
+    settings: MixtureSettings, compare_with: str | None, pools: list[str], tasks: list[str], checks: list[dg.AssetCheckSpec]
+) -> dg.AssetsDefinition:
+    name, compared = settings.name, [["mixtures", compare_with]] if compare_with else []
+    own_tasks = [] if settings.method == "random" else list(settings.tasks) or tasks
 
     @dg.asset(
         key=["reports", name],
@@ -125,8 +137,8 @@ def _report_asset(name: str, compare_with: str | None, pools: list[str]) -> dg.A
         code_version=f"{report_stage.CODE}-{fingerprint(compare_with)[:12]}",
         description=f"The page about mixture {name} that people read.",
     )
-    def report(project: Project) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        manifest = report_stage.report_mixture(project.tables, project.warehouse, name, compare_with)
+    def report(context: dg.AssetExecutionContext, project: Project) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        manifest = report_stage.report_mixture(project.tables, name, pools, own_tasks, compare_with, latest_outcomes(context.instance, checks))
         result = materialized(project.tables, manifest)
         return result._replace(metadata={**(result.metadata or {}), "page": file_link(project.layout.home / manifest.files[0].path)})
 

@@ -9,7 +9,7 @@ generate.py      all of it into a folder
 ledger.py        what was planted where
 """
 
-from rds_dagster.demo.generate import write_demo, write_growth
+from rds_dagster.demo.generate import refuse_other_project, write_demo, write_growth
 from rds_dagster.demo.ledger import DemoLedger, GrowthLedger, Place, PlantedBroken, PlantedCopy, PlantedLeak, PoolWritten, TaskWritten, read_ledger
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "PoolWritten",
     "TaskWritten",
     "read_ledger",
+    "refuse_other_project",
     "write_demo",
     "write_growth",
 ]

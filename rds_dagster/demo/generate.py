@@ -30,6 +30,7 @@ from rds_dagster.demo.ledger import (
 )
 from rds_dagster.demo.phrases import Conversation, Distinct
 from rds_dagster.demo.plan import CROSS_COPIES, POOLS, TASKS, PoolPlan, TaskPlan
+from rds_dagster.errors import SettingsError
 from rds_dagster.schema import Message
 from rds_dagster.storage.atomic import write_bytes
 
@@ -54,6 +55,15 @@ def write_demo(folder: Path, *, seed: int = 0) -> DemoLedger:
     ledger = _ledger(made, places, seed)
     _write(folder / LEDGER_FILE, ledger.as_json().encode())
     return ledger
+
+
+def refuse_other_project(folder: Path) -> None:
+    """Raise SettingsError if a project folder does not hold the demo's pools."""
+    missing = [plan.pool for plan in POOLS if not (folder / "assets" / "pools" / plan.pool).is_dir()]
+    if missing:
+        raise SettingsError(
+            f"{folder} is not the demo's project: assets/pools has no {', '.join(missing)}. Make one with `rds init DIR --demo`, or run your own with `rds run`"
+        )
 
 
 def write_growth(folder: Path, *, seed: int = 1) -> GrowthLedger:

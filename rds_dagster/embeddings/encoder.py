@@ -7,7 +7,7 @@ the right no real token sees it; any other gets a mask that always has padding i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -30,6 +30,8 @@ from rds_dagster.embeddings.pooling import POOLINGS
 from rds_dagster.embeddings.progress import Progress
 from rds_dagster.embeddings.settings import EncoderSettings
 from rds_dagster.errors import SettingsError, StateError
+from rds_dagster.pools.render import render
+from rds_dagster.schema import Message
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,6 +88,10 @@ class Encoder:
 
         kind = torch.cuda.get_device_name() if self._device == "cuda" else torch.backends.cpu.get_cpu_capability() if self._device == "cpu" else "gpu"
         return f"{self._device} {kind} torch {torch.__version__} transformers {transformers.__version__} batch {self.batch_tokens}"
+
+    def encode_conversations(self, conversations: Iterable[Sequence[Message]], *, progress: Progress | None = None) -> np.ndarray:
+        """The vectors of conversations in their order, (N, D) float32 of norm 1; each is rendered as the encoder's ``what`` says."""
+        return self.encode((render(messages, what=self.identity.what, eos=self.identity.eos) for messages in conversations), progress=progress)
 
     def encode(self, texts: Iterable[str], *, progress: Progress | None = None) -> np.ndarray:
         """The texts' vectors in their order, (N, D) float32 of norm 1; raises as ``encode_stream`` does."""

@@ -67,17 +67,13 @@ def describe_encoder(settings: EncoderSettings, *, template: int = TEMPLATE, dig
     ``digest`` gives a file's content hash; a caller that remembers hashes passes its own. Raises SettingsError and MissingExtraError.
     """
     folder = resolve_model(settings)
-    config_file = folder / "config.json"
-    if not config_file.is_file():
-        raise SettingsError(f"encoder {settings.name!r}: {folder} has no config.json; expected a Hugging Face model folder")
-    weights = _weight_files(folder, settings)
-    tokenizer_files = _tokenizer_files(folder, settings)
+    files = model_files(folder, settings)
     config = load_config(folder, settings)
     tokenizer = load_tokenizer(folder, settings)
     return EncoderIdentity(
         settings=settings,
         folder=folder,
-        files=tuple((file.name, digest(file)) for file in sorted({config_file, *weights, *tokenizer_files})),
+        files=tuple((file.name, digest(file)) for file in files),
         template=template,
         pooling=settings.pooling,
         what=settings.what,
@@ -88,16 +84,30 @@ def describe_encoder(settings: EncoderSettings, *, template: int = TEMPLATE, dig
     )
 
 
+def model_files(folder: Path, settings: EncoderSettings) -> list[Path]:
+    """The files that make the vectors what they are (config, weights, tokenizer), by name; raises SettingsError for one that is missing."""
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise SettingsError(f"encoder {settings.name!r}: {folder} has no config.json; expected a Hugging Face model folder")
+    return sorted({config_file, *_weight_files(folder, settings), *_tokenizer_files(folder, settings)})
+
+
 def resolve_model(settings: EncoderSettings) -> Path:
     """The folder that ``settings.model`` means: the one in the bundled package, a local one, or a hub model's copy in the hub's cache."""
     if settings.model == BUNDLED_MODEL:
         return _bundled_folder()
+    if is_on_hub(settings):
+        return _hub_folder(settings)
     folder = Path(settings.model).expanduser()
-    if folder.is_dir():
-        return folder
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", settings.model):
+    if not folder.is_dir():
         raise _unknown_model(settings, "there is no such folder")
-    return _hub_folder(settings)
+    return folder
+
+
+def is_on_hub(settings: EncoderSettings) -> bool:
+    """Whether ``settings.model`` reads as a hub id and no folder is called so."""
+    is_folder = settings.model == BUNDLED_MODEL or Path(settings.model).expanduser().is_dir()
+    return not is_folder and re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", settings.model) is not None
 
 
 def resolve_device(settings: EncoderSettings) -> ResolvedDevice:

@@ -11,13 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
 from markupsafe import escape
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from rds_dagster.exports.report import PoolFunnel, SourceShare
 
 BLUE, ORANGE, SKY, VERMILION, GREY, PALE = "#0072B2", "#D98200", "#56B4E9", "#C44E00", "#6B7280", "#C9CED6"
@@ -153,6 +152,9 @@ def _rows(axes: Axes, names: Sequence[str]) -> None:
 def _plot(title: str, height: float, paint: Callable[[Axes], None], *, width: float = WIDE) -> str:
     """An <svg> element, ``height`` by ``width`` inches, without ids of groups and without metadata, which would clash or change from call to call."""
     written = io.StringIO()
+    import matplotlib  # half a second; definitions load this module
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context():
         for group, settings in _STYLE.items():
             matplotlib.rc(group, **settings)

@@ -153,7 +153,9 @@ def _places(store: TableStore, manifest: Manifest, example: bytes) -> list[Place
 def _losers(store: TableStore, example: bytes) -> list[tuple[str, str, str]]:
     found = []
     for manifest in store.manifests("unique"):
-        for path in store.paths(manifest, "losers"):
+        for path in (store.layout.home / file for file in manifest.paths("losers")):
+            if not path.exists():
+                continue
             table = pq.read_table(path, columns=["id", "reason", "keeper_id"], filters=pc.field("keeper_id") == pa.scalar(example, pa.binary(16)))
             pool = manifest.key.split("/", 1)[1]
             found += [(row["id"].hex(), pool, row["reason"]) for row in table.to_pylist()]

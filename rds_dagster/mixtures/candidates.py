@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from rds_dagster.errors import BudgetError
+from rds_dagster.fingerprint import ID_DTYPE
 from rds_dagster.storage.tables import TableStore, id_array
 
 
@@ -37,10 +36,20 @@ class Candidates:
 
 def read_candidates(store: TableStore, pools: Sequence[str]) -> Candidates:
     """What unique/* of the given pools keep."""
-    tables = [store.read(store.need(f"unique/{pool}"), "kept", ["id", "source"]) for pool in pools]
-    names = sorted({name for table in tables for name in pc.unique(table.column("source")).to_pylist()})
-    ids = np.concatenate([id_array(table.column("id")) for table in tables])
-    pool = np.repeat(np.arange(len(pools), dtype=np.int32), [table.num_rows for table in tables])
-    codes = [pc.index_in(table.column("source"), pa.array(names, pa.string())).to_numpy() for table in tables]
+    manifests = [store.need(f"unique/{pool}") for pool in pools]
+    num_rows = [manifest.counts.kept for manifest in manifests]
+    ids, source, at = np.empty(sum(num_rows), ID_DTYPE), np.empty(sum(num_rows), np.int32), 0
+    numbers: dict[str, int] = {}  # source -> its number in the order of appearance
+    for manifest in manifests:
+        for batch in store.stream(manifest, "kept", ["id", "source"]):
+            rows = slice(at, at + batch.num_rows)
+            coded = batch.column("source").dictionary_encode()
+            own = np.array([numbers.setdefault(name, len(numbers)) for name in coded.dictionary.to_pylist()], np.int32)
+            ids[rows], source[rows] = id_array(batch.column("id")), own[coded.indices.to_numpy()]
+            at = rows.stop
+    names = sorted(numbers)
+    rank = np.empty(len(names), np.int32)
+    rank[[numbers[name] for name in names]] = np.arange(len(names))
     order = np.argsort(ids)
-    return Candidates(ids[order], pool[order], np.concatenate(codes)[order].astype(np.int32), tuple(pools), tuple(names))
+    pool = np.repeat(np.arange(len(pools), dtype=np.int32), num_rows)
+    return Candidates(ids[order], pool[order], rank[source[order]], tuple(pools), tuple(names))

@@ -17,7 +17,7 @@ from rds_dagster.scores.deepen import deeper_top
 from rds_dagster.scores.score_tasks import score_key, vector_store
 from rds_dagster.scores.similarity import TopList
 from rds_dagster.storage.manifest import Manifest
-from rds_dagster.storage.tables import TableStore, id_array, positions_in, stream_parquet
+from rds_dagster.storage.tables import TableStore, id_array, positions_in
 
 SELECTORS = {"mean_max": mean_max, "global_top": global_top}
 
@@ -104,10 +104,9 @@ def _best_queries(store: TableStore, manifests: Sequence[Manifest], ids: np.ndar
 def _column(store: TableStore, manifest: Manifest, ids: np.ndarray, name: str) -> np.ndarray:
     """One column of a score table for sorted ids (N,) S16, streamed from its blocks."""
     values = np.empty(len(ids), np.float32 if name == "score" else np.int32)
-    for path in store.paths(manifest, "scores"):
-        for batch in stream_parquet(path, ["id", name], 65_536):
-            places, is_wanted = positions_in(ids, id_array(batch.column("id")))
-            values[places[is_wanted]] = batch.column(name).to_numpy()[is_wanted]
+    for batch in store.stream(manifest, "scores", ["id", name]):
+        places, is_wanted = positions_in(ids, id_array(batch.column("id")))
+        values[places[is_wanted]] = batch.column(name).to_numpy()[is_wanted]
     return values
 
 

@@ -32,6 +32,7 @@ from rds_dagster.storage.manifest import Counts, Manifest, TableFile, dump_manif
 from rds_dagster.storage.tables import TableStore, id_column, make_recipe, write_parquet
 
 CODE = 1  # raise when the bytes of a version would change
+TABLES = {"examples": "examples.parquet", "provenance": "provenance.parquet", "queries": "queries.parquet"}  # table -> file of a version's folder
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,11 @@ def make_mixture(store: TableStore, settings: MixtureSettings, all_pools: Sequen
     choice = choose(store, settings, candidates, tasks)
     version = version_fingerprint(settings, candidates, choice)
     folder = store.layout.mixtures / settings.name / version
-    if not (folder / "manifest.json").exists():
+    if not all((folder / file).exists() for file in [*TABLES.values(), "manifest.json"]):
         partial = folder.with_name(f".{version}.{uuid4().hex[:8]}")
         try:
             _write_version(store, partial, folder, settings, candidates, choice, all_pools, recipe, parents, version)
-            shutil.rmtree(folder, ignore_errors=True)  # left by a killed run, without its manifest
+            shutil.rmtree(folder, ignore_errors=True)  # not whole: a run was killed, or someone deleted a file
             partial.replace(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -69,10 +70,11 @@ def make_mixture(store: TableStore, settings: MixtureSettings, all_pools: Sequen
 
 
 def version_fingerprint(settings: MixtureSettings, candidates: Candidates, choice: Choice) -> str:
-    """The data version of a mixture: its settings and its picks, with what chose them."""
+    """The data version of a mixture: its settings and its picks, with what chose them and whose they are."""
     picks = [content_digest(candidates.ids[choice.rows].tobytes()), content_digest(choice.ranks.tobytes()), content_digest(choice.scores.tobytes())]
-    sources = [candidates.sources[number] for number in candidates.source[choice.rows]] if len(candidates.sources) > 1 else list(candidates.sources)
-    return fingerprint("mixture", settings, picks, choice.tasks.to_pylist(), choice.queries.to_pylist(), sources)
+    owners = [candidates.pools[number] for number in candidates.pool[choice.rows]]
+    sources = [candidates.sources[number] for number in candidates.source[choice.rows]]
+    return fingerprint("mixture", settings, picks, choice.tasks.to_pylist(), choice.queries.to_pylist(), owners, sources)
 
 
 def upstream(store: TableStore, keys: Iterable[str]) -> dict[str, Manifest]:
@@ -131,9 +133,8 @@ def places_of(store: TableStore, ids: np.ndarray, pools: Sequence[str]) -> pa.Ta
     wanted = pa.array(id_column(np.sort(ids)))
     parts = [schema.PROVENANCE.empty_table()]
     for manifest in (store.need(f"provenance/{pool}") for pool in pools):
-        for path in store.paths(manifest, "places"):
-            table = pq.read_table(path)
-            parts.append(table.filter(pc.is_in(table.column("id"), wanted)))
+        for batch in store.stream(manifest, "places"):
+            parts.append(pa.Table.from_batches([batch.filter(pc.is_in(batch.column("id"), wanted))]))
     return pa.concat_tables(parts).sort_by([("id", "ascending"), ("pool", "ascending"), ("file", "ascending"), ("line", "ascending")])
 
 
@@ -154,10 +155,9 @@ def _manifest(
     store: TableStore, at: Path, folder: Path, settings: MixtureSettings, choice: Choice, recipe: str, parents: dict[str, str], version: str
 ) -> Manifest:
     """The version's manifest; ``at`` is where its files lie now, ``folder`` where they will."""
-    tables = {"examples": "examples.parquet", "provenance": "provenance.parquet", "queries": "queries.parquet"}
     files = tuple(
         TableFile(name, str((folder / file).relative_to(store.layout.home)), pq.read_metadata(at / file).num_rows, (at / file).stat().st_size)
-        for name, file in tables.items()
+        for name, file in TABLES.items()
     )
     above = upstream(store, parents)
     return Manifest(

@@ -11,7 +11,6 @@ from rds_dagster.mixtures.selectors import OnTaken
 
 Method = Literal["rds", "random"]
 Selector = Literal["round_robin", "mean_max", "global_top"]
-Export = Literal["messages", "parquet"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,6 @@ class MixtureSettings:
     pools: tuple[str, ...] = ()
     required_sources: tuple[str, ...] = ()
     allow_short: bool = False
-    exports: tuple[Export, ...] = ("messages", "parquet")
 
     def __post_init__(self) -> None:
         self._check_name()
@@ -65,15 +63,12 @@ class MixtureSettings:
                 raise unknown_choice(f"mixture {self.name!r}: {field}", value, get_args(choices))
 
     def _check_lists(self) -> None:
-        for field, names in (("tasks", self.tasks), ("pools", self.pools), ("required_sources", self.required_sources), ("exports", self.exports)):
+        for field, names in (("tasks", self.tasks), ("pools", self.pools), ("required_sources", self.required_sources)):
             if not isinstance(names, tuple) or not all(isinstance(name, str) and name for name in names):
                 raise SettingsError(f"mixture {self.name!r}: {field} is {names!r}; expected a list of names")
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise SettingsError(f"mixture {self.name!r}: {field} names {', '.join(twice)} more than once; name each once")
-        for export in self.exports:
-            if export not in get_args(Export):
-                raise unknown_choice(f"mixture {self.name!r}: an export", export, get_args(Export))
 
     def _check_random_ignores_nothing(self) -> None:
         if self.method != "random":

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from rds_dagster import schema
-from rds_dagster.errors import InputError
+from rds_dagster.errors import InputError, StateError
 from rds_dagster.fingerprint import fingerprint
 from rds_dagster.pools.files import PoolFile, digest_file, list_files
 from rds_dagster.pools.settings import PoolSettings
@@ -52,6 +52,15 @@ def raw_fingerprint(files: list[RawFile]) -> str:
     return fingerprint("raw", CODE, [(raw.file.file, raw.file.size, raw.digest) for raw in files])
 
 
+def pool_state(layout: Layout, pool: PoolSettings, *, root: Path, verify: bool = False) -> str:
+    """Fingerprint of content, addresses and stamps; raises InputError as ``look`` does.
+
+    It also changes when files are only moved or touched: raw/<pool> is then recorded anew, or later stages would refuse its files, and at the
+    same data version, so nothing follows.
+    """
+    return _state(look(layout, pool, root=root, verify=verify))
+
+
 def record_pool(store: TableStore, pool: PoolSettings, *, root: Path) -> Manifest:
     """Look at a pool and make its manifest current."""
     files = look(store.layout, pool, root=root)
@@ -67,6 +76,7 @@ def record_pool(store: TableStore, pool: PoolSettings, *, root: Path) -> Manifes
         counts=Counts(len(files), len(files)),
         details={
             "files": [[raw.file.file, raw.file.address, raw.file.size, raw.file.stamp, raw.digest] for raw in files],
+            "state": _state(files),
             "bytes": sum(r.file.size for r in files),
         },
     )
@@ -94,8 +104,15 @@ def cached_digests(layout: Layout, wanted: dict[str, str], digest: Callable[[str
     return {key: fresh.get(key) or known[key] for key in wanted}
 
 
+def _state(files: list[RawFile]) -> str:
+    return fingerprint("files", [(raw.file.file, raw.file.address, raw.file.size, raw.file.stamp, raw.digest) for raw in files])
+
+
 def _read_cache(layout: Layout) -> dict[str, str]:
     if not layout.digests.exists():
         return {}
-    cached: dict[str, str] = json.loads(layout.digests.read_text())
+    try:
+        cached: dict[str, str] = json.loads(layout.digests.read_bytes())
+    except ValueError as error:
+        raise StateError(f"{layout.digests} is not the cache of content hashes ({error}); remove it, it is made again") from error
     return cached

@@ -55,4 +55,8 @@ def _read(task: str, source: str, shape: Literal["auto"] | Shape, root: Path) ->
             if name in seen:
                 raise InputError(f"task {task}: {where}: the id {name!r} stands at {seen[name]} already; give every query an id of its own")
             seen[name] = where
-            yield TaskItem(name, found.messages, schema.example_id(found.messages))
+            try:
+                item_id = schema.example_id(found.messages)
+            except UnicodeEncodeError as error:
+                raise InputError(f"task {task}: {where}: broken_unicode (half of a surrogate pair); mend or remove the line") from error
+            yield TaskItem(name, found.messages, item_id)

@@ -1,7 +1,7 @@
 """What `rds run | status | ui` do.
 
 loading.py     a project folder -> its definitions and component instances
-instance.py    the Dagster instance under .rds, telemetry off, the project lock
+instance.py    the Dagster instance under .rds, and the project lock
 looking.py     what changed outside: files of pools and tasks
 staleness.py   which assets are stale, and why
 walk.py        materialize what is stale, frontier by frontier

@@ -1,6 +1,6 @@
 """The Dagster instance of a project: its folder under the state, its settings, telemetry off, and the project's lock.
 
-The one place that sets environment variables: dagster, its code servers and the libraries under them read theirs from there.
+DAGSTER_HOME is set here, for this process and the servers under it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import dagster as dg
 from rds_dagster.storage.atomic import write_text
 from rds_dagster.storage.layout import Layout
 from rds_dagster.storage.locks import held
+from rds_dagster.telemetry import telemetry_off
 
 DAGSTER_YAML = """\
 # Written by rds_dagster. Edit it freely: a file that differs from what rds wrote is never overwritten.
@@ -20,27 +21,14 @@ telemetry:
   enabled: false
 nux: # no community pop-up in a fresh home
   enabled: false
+python_logs: # so that the UI shows how far an encoding is
+  managed_python_loggers: [rds_dagster]
+  python_log_level: INFO
 run_launcher: # the default one, and it notes the host, so that a killed run can be told from a living one
   module: rds_dagster.runs.orphans
   class: LocalRunLauncher
 """
 EARLIER_DAGSTER_YAMLS: tuple[str, ...] = ()  # what older versions wrote; such a file is brought up to date
-
-TELEMETRY_OFF = {
-    "DAGSTER_DISABLE_TELEMETRY": "1",
-    "GX_ANALYTICS_ENABLED": "false",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
-
-
-def telemetry_off() -> None:
-    """Switch off the telemetry of Dagster, Great Expectations, Hugging Face and Ray in this process and its children.
-
-    A variable that the user has set stands. Call it before these libraries are imported: some read theirs once.
-    """
-    for name, value in TELEMETRY_OFF.items():
-        os.environ.setdefault(name, value)
 
 
 def prepare_instance(layout: Layout) -> None:

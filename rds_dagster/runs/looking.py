@@ -1,11 +1,15 @@
-"""What changed outside Dagster: files of pools, queries and test items of tasks, the encoder's folder. Reads stats and small files only."""
+"""What changed outside Dagster: files of pools, queries and test items of tasks, the encoder's folder (not the hub). Reads stats and small files only."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from rds_dagster.embeddings.embed_queries import query_content, test_content
-from rds_dagster.pools.look import look, raw_fingerprint
+from rds_dagster.embeddings.identity import is_on_hub
+from rds_dagster.embeddings.register import encoder_content
+from rds_dagster.errors import InputError, MissingExtraError, SettingsError
+from rds_dagster.pools.look import pool_state
 from rds_dagster.runs.loading import LoadedProject
 from rds_dagster.storage.tables import TableStore
 
@@ -17,13 +21,25 @@ def changed_outside(project: LoadedProject, *, verify: bool = False) -> dict[str
 
 def _changes(project: LoadedProject, store: TableStore, *, verify: bool) -> Iterator[tuple[str, str]]:
     for pool in project.pools:
-        made = store.manifest(f"raw/{pool.name}")
-        if made and raw_fingerprint(look(project.layout, pool.settings, root=project.folder, verify=verify)) != made.fingerprint:
-            yield made.key, "the pool's files changed"
+        state = partial(pool_state, project.layout, pool.settings, root=project.folder, verify=verify)
+        yield from _change(store, f"raw/{pool.name}", state, "the pool's files changed", "state")
+    encoder = project.corpus.encoder_settings
+    if not is_on_hub(encoder):  # looking must not need a network
+        yield from _change(store, f"encoders/{encoder.name}", partial(encoder_content, project.layout, encoder), "the encoder's files changed", "content")
     for task in project.tasks:
-        made = store.manifest(f"queries/{task.name}")
-        if made and query_content(task.settings, root=project.folder) != made.details["content"]:
-            yield made.key, "the task's queries changed"
-        made = store.manifest(f"test_items/{task.name}")
-        if made and test_content(task.settings, root=project.folder) != made.fingerprint:
-            yield made.key, "the task's test items changed"
+        yield from _change(store, f"queries/{task.name}", partial(query_content, task.settings, root=project.folder), "the task's queries changed", "content")
+        yield from _change(store, f"test_items/{task.name}", partial(test_content, task.settings, root=project.folder), "the task's test items changed")
+
+
+def _change(store: TableStore, key: str, content: Callable[[], str], reason: str, detail: str | None = None) -> Iterator[tuple[str, str]]:
+    """The asset with the reason if its content is not what was recorded (as its fingerprint, or as the detail named), or cannot be read any more."""
+    made = store.manifest(key)
+    if made is None:
+        return
+    try:
+        changed = content() != (made.fingerprint if detail is None else made.details.get(detail))
+    except (InputError, SettingsError, MissingExtraError) as error:  # making the asset will fail with it, and hold back only what stands below
+        yield key, str(error)
+    else:
+        if changed:
+            yield key, reason

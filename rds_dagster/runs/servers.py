@@ -68,7 +68,7 @@ def run_ui(project: Path, layout: Layout, *, port: int, auto: bool = False, say:
                 switch_on(address, AUTOMATION_SENSOR)
             say(f"the Dagster UI answers on {address} (Ctrl-C stops it and its runs; logs in {_logs(layout)})")
             if broken := load_error(address):
-                say(f"the definitions do not load: {broken} (mend them, then press Reload in the UI under Deployment)")
+                say(f"the definitions do not load: {broken} (mend them, then press Reload definitions in the UI)")
             while not stop.asked:
                 _need_alive(servers)
                 time.sleep(POLL_S)

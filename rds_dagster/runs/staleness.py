@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import dagster as dg
-from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.definitions.data_version import DATA_VERSION_TAG, CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
+from dagster._core.storage.event_log.base import AssetRecord
 
 from rds_dagster.runs.loading import LoadedProject
 from rds_dagster.storage.tables import TableStore
 
 MISSING = "never materialized"
-FILES_PRESENT_GROUPS = ("exports", "reports")
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,13 @@ class Staleness:
 
 def find_stale(project: LoadedProject, instance: dg.DagsterInstance, changed: dict[str, str]) -> Staleness:
     """Compare what is stored with what is recorded; ``changed`` is what looking.changed_outside found."""
-    resolver = CachingStaleStatusResolver(instance, project.graph, LoadingContextForTest(instance))
+    keys, context = project.graph.toposorted_asset_keys, LoadingContextForTest(instance)
+    records = AssetRecord.blocking_get_many(context, keys)  # all in one query; the resolver finds them in the context
+    resolver = CachingStaleStatusResolver(instance, project.graph, context)
     store = TableStore(project.layout)
     stale = {}
-    for key in project.graph.toposorted_asset_keys:
-        reasons = tuple(_reasons(key, resolver, instance, store, changed))
+    for key, record in zip(keys, records, strict=True):
+        reasons = tuple(_reasons(key, resolver, _recorded_version(record), store, changed))
         if reasons:
             stale[key] = reasons
     return Staleness(stale, frozenset(descendants(project, stale) - stale.keys()))
@@ -50,7 +52,7 @@ def descendants(project: LoadedProject, keys: object) -> set[dg.AssetKey]:
     return found
 
 
-def _reasons(key: dg.AssetKey, resolver: CachingStaleStatusResolver, instance: dg.DagsterInstance, store: TableStore, changed: dict[str, str]) -> list[str]:
+def _reasons(key: dg.AssetKey, resolver: CachingStaleStatusResolver, recorded: str | None, store: TableStore, changed: dict[str, str]) -> list[str]:
     name = key.to_user_string()
     status = resolver.get_status(key)
     if status == StaleStatus.MISSING:
@@ -63,11 +65,15 @@ def _reasons(key: dg.AssetKey, resolver: CachingStaleStatusResolver, instance: d
         return [*found, "what it made is gone"]
     if any(not (store.layout.home / file.path).exists() for file in manifest.files):
         found.append("a file that it made is gone")
-    event = instance.get_latest_materialization_event(key)
-    recorded = (event.asset_materialization.tags or {}).get("dagster/data_version") if event and event.asset_materialization else None
     if recorded != manifest.fingerprint:
         found.append("what is stored is newer than Dagster's record")
     return found
+
+
+def _recorded_version(record: AssetRecord | None) -> str | None:
+    """The data version of the latest materialization."""
+    made = record.asset_entry.last_materialization if record else None
+    return (made.tags or {}).get(DATA_VERSION_TAG) if made else None
 
 
 def _in_words(reason: str, dependency: object) -> str:

@@ -16,16 +16,20 @@ from pathlib import Path
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
 from dagster._core.execution.execute_in_process_result import ExecuteInProcessResult
+from dagster_shared.error import SerializableErrorInfo
 
-from rds_dagster.errors import SettingsError
+from rds_dagster.components.check_outcomes import latest_evaluations
+from rds_dagster.errors import RdsError, SettingsError
 from rds_dagster.runs.instance import open_instance, project_lock
 from rds_dagster.runs.loading import LoadedProject, load_project
 from rds_dagster.runs.looking import changed_outside
 from rds_dagster.runs.orphans import free_orphans, process_tags
-from rds_dagster.runs.staleness import descendants, find_stale
+from rds_dagster.runs.staleness import MISSING, descendants, find_stale
+from rds_dagster.storage.tables import TableStore
 
 LOCK_TIMEOUT_S = 10.0
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+OWN_ERRORS = f"{RdsError.__module__}."  # what the messages of the project's own errors begin with
 BARE_KEY = re.compile(r"""(?<![\w:"'/*])([a-z][a-z0-9_*]*(?:/[a-z0-9_*]+)+)(?!["'])""")
 
 Say = Callable[[str], None]
@@ -56,6 +60,8 @@ def select(project: LoadedProject, selection: str | None) -> AbstractSet[dg.Asse
     written = BARE_KEY.sub(r'key:"\1"', selection)
     try:
         chosen = dg.AssetSelection.from_string(written).resolve(project.graph) & every
+    except dg.DagsterInvalidSubsetError:  # a word that is no key
+        chosen = set()
     except dg.DagsterError as error:
         raise SettingsError(
             f"the selection {selection!r} cannot be read: {error}. Try a key such as mixtures/NAME, a group such as group:clean, or +mixtures/NAME"
@@ -63,9 +69,7 @@ def select(project: LoadedProject, selection: str | None) -> AbstractSet[dg.Asse
     if not chosen:
         groups = ", ".join(sorted(project.graph.all_group_names))
         raise SettingsError(f"the selection {selection!r} matches no asset; groups are {groups}; `rds status` lists the keys")
-    for key in list(chosen):
-        chosen = chosen | project.graph.get(key).execution_set_asset_keys
-    return chosen
+    return _whole(project, chosen)
 
 
 def run_stale(folder: Path, selection: str | None, say: Say, *, verify: bool = False) -> WalkResult:
@@ -74,7 +78,16 @@ def run_stale(folder: Path, selection: str | None, say: Say, *, verify: bool = F
     with project_lock(project.layout, LOCK_TIMEOUT_S), open_instance(project.layout) as instance:
         for run_id in free_orphans(instance):
             say(f"run {run_id[:8]} was killed; marked as failed")
+        forget_removed(project)
         return walk(project, instance, selection, say, verify=verify)
+
+
+def forget_removed(project: LoadedProject) -> None:
+    """Take the manifests of assets that the project no longer has out of the state, and so out of every union in SQL; version folders stay."""
+    store, known = TableStore(project.layout), {key.to_user_string() for key in project.graph.materializable_asset_keys}
+    for manifest in store.all_manifests():
+        if manifest.key not in known:
+            store.forget(manifest.key)
 
 
 def walk(project: LoadedProject, instance: dg.DagsterInstance, selection: str | None, say: Say, *, verify: bool = False) -> WalkResult:
@@ -89,22 +102,28 @@ def walk(project: LoadedProject, instance: dg.DagsterInstance, selection: str | 
         result.blocked = blocked_by_checks(project, instance, chosen & (staleness.stale.keys() | staleness.following))
         held_back = given_up | descendants(project, given_up) | {dg.AssetKey.from_user_string(name) for name in result.blocked}
         waiting = {key for key in staleness.stale if key in chosen} - held_back
-        frontier = waiting - descendants(project, waiting)
+        frontier = _whole(project, waiting - descendants(project, waiting))
         if not frontier:
             for key in (descendants(project, given_up) & chosen) - given_up:
                 result.blocked.setdefault(key.to_user_string(), "something upstream failed")
             return result
+        say(f"making {len(frontier)}: {', '.join(key.to_user_string() for key in sorted(frontier))}")
         for key in sorted(frontier):
-            say(f"  {key.to_user_string()}: {'; '.join(staleness.stale[key])}")
+            if staleness.stale.get(key) != (MISSING,):
+                say(f"  {key.to_user_string()}: {'; '.join(staleness.stale.get(key, ('made together with what is stale',)))}")
         run = _run(project, instance, frontier)
-        given_up |= _record(run, frontier, result, changed, say)
+        given_up |= _record(project, run, frontier, result, changed, say)
+
+
+def _whole(project: LoadedProject, keys: Iterable[dg.AssetKey]) -> set[dg.AssetKey]:
+    """The keys, and what can only be made together with them."""
+    return {member for key in keys for member in project.graph.get(key).execution_set_asset_keys}
 
 
 def _check_again(project: LoadedProject, instance: dg.DagsterInstance, chosen: AbstractSet[dg.AssetKey], say: Say) -> None:
-    """Run the failing blocking checks of the selection once more: their settings may have been mended."""
-    failing = failing_blocking_checks(project, instance)
-    names = {f"{key.asset_key.to_user_string()}:{key.name}": key for key in project.graph.asset_check_keys}
-    checks = {names[check] for asset, check in failing.items() if asset in chosen and check in names}
+    """Run the blocking checks on the selection, and on what stands above it, that failed (they may be mended) or that a killed run left out."""
+    near = chosen | {above for key in chosen for above in project.graph.get_ancestor_asset_keys(key)}
+    checks = {key for key in open_checks(project, instance) if key.asset_key in near}
     if checks:
         job = project.repository.get_implicit_global_asset_job_def().get_subset(asset_check_selection=checks)
         run = job.execute_in_process(instance=instance, raise_on_error=False, tags=process_tags(), run_config=QUIET)
@@ -121,15 +140,31 @@ def blocked_by_checks(project: LoadedProject, instance: dg.DagsterInstance, keys
 
 def failing_blocking_checks(project: LoadedProject, instance: dg.DagsterInstance) -> dict[dg.AssetKey, str]:
     """Asset -> its blocking check whose latest run failed, as ``asset:check``."""
-    blocking = [key for key in project.graph.asset_check_keys if project.graph.get(key).blocking]
-    latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(blocking)
-    failing = {}
-    for key, record in latest.items():
-        event = record.event.dagster_event if record.event else None
-        said = event.event_specific_data if event else None
-        if isinstance(said, AssetCheckEvaluation) and not said.passed and said.severity == dg.AssetCheckSeverity.ERROR:
-            failing[key.asset_key] = f"{key.asset_key.to_user_string()}:{key.name}"
-    return failing
+    latest = latest_evaluations(instance, _blocking(project))
+    return {key.asset_key: f"{key.asset_key.to_user_string()}:{key.name}" for key, said in latest.items() if _is_failure(said)}
+
+
+def open_checks(project: LoadedProject, instance: dg.DagsterInstance) -> set[dg.AssetCheckKey]:
+    """Blocking checks that failed, or that never looked at the latest materialization of their asset."""
+    blocking = _blocking(project)
+    latest = latest_evaluations(instance, blocking)
+    records = {record.asset_entry.asset_key: record.asset_entry for record in instance.get_asset_records(list({key.asset_key for key in blocking}))}
+    found = set()
+    for key in blocking:
+        made = records[key.asset_key].last_materialization_storage_id if key.asset_key in records else None
+        said = latest.get(key)
+        seen = said.target_materialization_data.storage_id if said and said.target_materialization_data else None
+        if made is not None and (said is None or _is_failure(said) or seen != made):
+            found.add(key)
+    return found
+
+
+def _blocking(project: LoadedProject) -> list[dg.AssetCheckKey]:
+    return [key for key in project.graph.asset_check_keys if project.graph.get(key).blocking]
+
+
+def _is_failure(said: AssetCheckEvaluation) -> bool:
+    return not said.passed and said.severity == dg.AssetCheckSeverity.ERROR
 
 
 def _run(project: LoadedProject, instance: dg.DagsterInstance, frontier: set[dg.AssetKey]) -> ExecuteInProcessResult:
@@ -137,8 +172,10 @@ def _run(project: LoadedProject, instance: dg.DagsterInstance, frontier: set[dg.
     return job.execute_in_process(instance=instance, asset_selection=sorted(frontier), raise_on_error=False, tags=process_tags(), run_config=QUIET)
 
 
-def _record(run: ExecuteInProcessResult, frontier: set[dg.AssetKey], result: WalkResult, changed: dict[str, str], say: Say) -> set[dg.AssetKey]:
-    """Take a run's events into the result; returns the assets of the frontier that were not made."""
+def _record(
+    project: LoadedProject, run: ExecuteInProcessResult, frontier: set[dg.AssetKey], result: WalkResult, changed: dict[str, str], say: Say
+) -> set[dg.AssetKey]:
+    """Take a run's events into the result; returns the assets of the frontier that were not made, or that could not be checked."""
     made = {event.asset_key for event in run.get_asset_materialization_events() if event.asset_key}
     for event in run.get_asset_materialization_events():
         name = event.step_materialization_data.materialization.asset_key.to_user_string()
@@ -149,24 +186,33 @@ def _record(run: ExecuteInProcessResult, frontier: set[dg.AssetKey], result: Wal
         if not evaluation.passed:
             word = "failed" if evaluation.severity == dg.AssetCheckSeverity.ERROR else "warns"
             say(f"! check {evaluation.asset_key.to_user_string()}:{evaluation.check_name} {word}: {evaluation.description or ''}")
-    lost = frontier - made
-    if lost:
-        message = _failure(run)
-        for key in sorted(lost):
-            result.failed[key.to_user_string()] = message
-            say(f"✗ {key.to_user_string()}: {message}")
-    return lost
+    failures = _failures(run)
+    lost = {key: failures.get(_step(project, key), "the run did not start; see the Dagster UI") for key in frontier - made}
+    for check in project.graph.asset_check_keys:
+        if _step(project, check) in failures and check.asset_key not in lost:
+            lost[check.asset_key] = f"made, but its checks could not run: {failures[_step(project, check)]}"
+    for key, message in sorted(lost.items()):
+        result.failed[key.to_user_string()] = message
+        say(f"✗ {key.to_user_string()}: {message}")
+    return set(lost)
 
 
-def _failure(run: ExecuteInProcessResult) -> str:
-    """The message of the first failed step: the project's own error where there is one."""
-    for event in run.all_events:
-        if event.is_step_failure and event.step_failure_data.error:
-            error = event.step_failure_data.error
-            while error.cause:
-                error = error.cause
-            return " ".join(error.message.split())
-    return "the run did not start; see the Dagster UI"
+def _step(project: LoadedProject, key: dg.AssetKey | dg.AssetCheckKey) -> str:
+    """The name of the step that makes an asset, or that runs a check."""
+    return project.graph.assets_def_for_key(key).node_def.name
+
+
+def _failures(run: ExecuteInProcessResult) -> dict[str, str]:
+    """Step -> message of its failure: the project's own error where there is one, else the first cause."""
+    return {str(event.step_key): _words(event.step_failure_data.error) for event in run.all_events if event.is_step_failure and event.step_failure_data.error}
+
+
+def _words(error: SerializableErrorInfo) -> str:
+    chain = [error]
+    while chain[-1].cause:
+        chain.append(chain[-1].cause)
+    own = [link for link in chain if link.message.startswith(OWN_ERRORS)]
+    return " ".join((own or chain)[-1].message.removeprefix(OWN_ERRORS).split())
 
 
 def _figures(metadata: object) -> str:

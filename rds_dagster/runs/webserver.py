@@ -9,7 +9,7 @@ import json
 import urllib.request
 from typing import TypedDict, cast
 
-from rds_dagster.errors import SettingsError
+from rds_dagster.errors import SettingsError, StateError
 
 TIMEOUT_S = 60.0
 
@@ -53,7 +53,10 @@ class _Answer(TypedDict, total=False):
 
 
 def load_error(address: str) -> str | None:
-    """Why the definitions do not load, in the words of the innermost cause; None if they do. ``address`` is http://host:port."""
+    """Why the definitions do not load, in the words of the innermost cause; None if they do.
+
+    ``address`` is http://host:port. Raises StateError if nothing answers there.
+    """
     for location in _locations(address).values():
         if "message" in location:
             return " ".join([location["message"], *(cause["message"] for cause in location["causes"])][-1].split())
@@ -61,7 +64,7 @@ def load_error(address: str) -> str | None:
 
 
 def switch_on(address: str, sensor: str) -> None:
-    """Switch on a sensor; raises SettingsError if the definitions have none of that name or do not load."""
+    """Switch on a sensor; raises SettingsError if the definitions have none of that name or do not load, StateError if nothing answers."""
     for name, location in _locations(address).items():
         for repository in location.get("repositories", []):
             if sensor in [found["name"] for found in repository["sensors"]]:
@@ -84,5 +87,8 @@ def _ask(address: str, query: str, variables: dict[str, dict[str, str]]) -> _Ans
     body = json.dumps({"query": query, "variables": variables}).encode()
     request = urllib.request.Request(f"{address}/graphql", data=body, headers={"Content-Type": "application/json"})
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy in the environment is not for this machine
-    with direct.open(request, timeout=TIMEOUT_S) as answer:
-        return cast(_Answer, json.load(answer)["data"])
+    try:
+        with direct.open(request, timeout=TIMEOUT_S) as answer:
+            return cast(_Answer, json.load(answer)["data"])
+    except OSError as error:  # urllib's errors are of this family
+        raise StateError(f"the webserver at {address} does not answer any more ({error}); see logs/webserver.log and start `rds ui` again") from error

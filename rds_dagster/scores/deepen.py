@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rds_dagster.scores.blocks import stream_vectors
+from rds_dagster.scores.blocks import live_blocks, read_block
 from rds_dagster.scores.similarity import TopList, score_block
 from rds_dagster.storage.tables import positions_in
 from rds_dagster.storage.vectors import VectorStore
@@ -16,9 +16,9 @@ def deeper_top(vectors: VectorStore, live: np.ndarray, queries: np.ndarray, dept
     Peak memory: two depths a query beside one block.
     """
     rows, scores = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
-    for ids, block_vectors in stream_vectors(vectors, live):
-        top = score_block(block_vectors, queries, depth).top
-        places = positions_in(live, ids)[0]
+    for block in live_blocks(vectors, live):
+        top = score_block(read_block(vectors, block), queries, depth).top
+        places = positions_in(live, block.ids)[0]
         rows, scores = np.hstack([rows, places[top.rows]]), np.hstack([scores, top.scores])
         order = np.lexsort((rows, -scores), axis=1)[:, :depth]
         rows, scores = np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)

@@ -20,7 +20,7 @@ from rds_dagster.errors import StateError
 from rds_dagster.fingerprint import content_digest, fingerprint, ids_fingerprint
 from rds_dagster.scores.blocks import Block, live_blocks, read_block
 from rds_dagster.scores.settings import METHOD, ScoreSettings
-from rds_dagster.scores.similarity import PRODUCT_ROWS, TaskScores, score_block
+from rds_dagster.scores.similarity import TaskScores, score_block
 from rds_dagster.storage.manifest import Counts, Manifest, TableFile
 from rds_dagster.storage.tables import TableStore, id_array, id_column, make_recipe, write_parquet
 from rds_dagster.storage.vectors import VectorStore
@@ -66,10 +66,9 @@ def score_tasks(store: TableStore, tasks: Sequence[str], pools: Sequence[str], l
     for block in blocks:
         missing = [task for task in open_tasks if not all(path.exists() for path in task.paths(block))]
         if missing:
-            block_vectors = read_block(vectors, block)
-            for task in missing:
-                _write_block(task, block, score_block(block_vectors, task.vectors, settings.depth))
-                computed[task.name] += len(block.ids)
+            _score_block(vectors, block, missing, settings.depth)
+        for task in missing:
+            computed[task.name] += len(block.ids)
     manifests = {}
     for task in open_tasks:
         manifests[task.name] = _write_task(store, task, blocks, embeddings, live, settings)
@@ -92,8 +91,15 @@ def _open_task(store: TableStore, name: str, vectors: VectorStore, settings: Sco
             f"queries/{name} was embedded by encoder {queries.text('encoder')[:8]}, the pools by {vectors.encoder[:8]}; run `rds run 'queries/{name}'`"
         )
     query_vectors = read_vectors(store, queries)
-    content = fingerprint(METHOD, CODE, PRODUCT_ROWS, vectors.encoder, content_digest(query_vectors.tobytes()), settings.depth)
+    content = fingerprint(METHOD, CODE, vectors.encoder, content_digest(query_vectors.tobytes()), settings.depth)
     return _Task(name, queries, query_vectors, store.layout.score_blocks / content)
+
+
+def _score_block(vectors: VectorStore, block: Block, tasks: list[_Task], depth: int) -> None:
+    """Read one block and write its scores for the given tasks; a function, so that its vectors are gone when the next block is read."""
+    block_vectors = read_block(vectors, block)
+    for task in tasks:
+        _write_block(task, block, score_block(block_vectors, task.vectors, depth))
 
 
 def _write_block(task: _Task, block: Block, scores: TaskScores) -> None:
@@ -117,7 +123,10 @@ def _write_task(store: TableStore, task: _Task, blocks: list[Block], embeddings:
     parents = {m.key: m.fingerprint for m in [*embeddings, task.queries]}
     recipe = make_recipe("scores", CODE, settings, parents)
     draft = store.draft(score_key(task.name), recipe)
-    draft.write("top", merge_tops([pq.read_table(task.paths(block)[1]) for block in blocks], settings.depth), schema.TOP)
+    top = schema.TOP.empty_table()
+    for block in blocks:  # one at a time: for 500 queries the lists of all blocks would take 55 bytes an example
+        top = merge_tops(top, pq.read_table(task.paths(block)[1]), settings.depth)
+    draft.write("top", top, schema.TOP)
     columns = [name for name in query_schema(1).names if name != "vector"]
     draft.write("queries", store.read(task.queries, "queries", columns), schema.QUERY)
     block_files = []
@@ -136,9 +145,9 @@ def _write_task(store: TableStore, task: _Task, blocks: list[Block], embeddings:
     return manifest
 
 
-def merge_tops(tops: list[pa.Table], depth: int) -> pa.Table:
-    """The first ``depth`` of each query over several blocks' top lists, ties to the smaller id; TOP tables in and out."""
-    table = pa.concat_tables(tops)
+def merge_tops(some: pa.Table, others: pa.Table, depth: int) -> pa.Table:
+    """The first ``depth`` of each query over the top lists of two sets of examples, ties to the smaller id; TOP tables in and out."""
+    table = pa.concat_tables([some, others])
     query, score, ids = table.column("query").to_numpy(), table.column("score").to_numpy(), id_array(table.column("id"))
     order = np.lexsort((ids, -score, query))
     counts = np.bincount(query)

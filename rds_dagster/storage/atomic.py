@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -22,19 +22,28 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     partial = path.with_name(f".{path.name}.{uuid4().hex[:8]}{PARTIAL_SUFFIX}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        _fsync(partial)
-        partial.replace(path)
-        _fsync(path.parent)
+        with writable(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            _fsync(partial)
+            partial.replace(path)
+            _fsync(path.parent)
+    finally:
+        with suppress(OSError):  # a read-only file system refuses to remove even what is not there
+            partial.unlink()
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Turn a full disk or a read-only folder inside the block into a StateError that names ``path`` and the mend."""
+    try:
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StateError(f"the disk is full while writing {path}; free space and run again, the last good state is untouched") from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise StateError(f"{path.parent} cannot be written ({error.strerror}); make it writable or set RDS_HOME to a folder that is") from error
         raise
-    finally:
-        partial.unlink(missing_ok=True) if partial.parent.exists() else None
 
 
 def write_bytes(path: Path, data: bytes) -> None:

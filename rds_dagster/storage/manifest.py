@@ -80,7 +80,7 @@ def dump_manifests(manifests: list[Manifest]) -> str:
     return json.dumps({"format": FORMAT, "manifests": [asdict(manifest) for manifest in manifests]}, indent=1, ensure_ascii=False, sort_keys=True)
 
 
-def load_manifests(text: str, *, where: str) -> list[Manifest]:
+def load_manifests(text: str | bytes, *, where: str) -> list[Manifest]:
     """Manifests from JSON text; raises StateError naming ``where`` if it is not of this format."""
     try:
         said = json.loads(text)

@@ -37,12 +37,18 @@ class Warehouse:
 
     @contextmanager
     def connect(self, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection to the file with all views and tables in place; raises BusyError naming the holder after ``timeout_s``."""
+        """A connection to the file with all views and tables in place; raises BusyError naming the holder after ``timeout_s``.
+
+        Raises StateError where a table's file is gone, or the warehouse is damaged or open in a program that knows no lock.
+        """
         with held(self.layout.locks / "warehouse.lock", what=f"the warehouse {self.layout.warehouse}", timeout_s=timeout_s):
             self.layout.home.mkdir(parents=True, exist_ok=True)
             with self._open(str(self.layout.warehouse)) as connection:
-                self._lay_views(connection)
-                self._land_tables(connection)
+                try:
+                    self._lay_views(connection)
+                    self._land_tables(connection)
+                except duckdb.Error as error:
+                    raise _unusable(str(self.layout.warehouse), error) from error
                 yield connection
 
     @contextmanager
@@ -60,7 +66,7 @@ class Warehouse:
         try:
             connection = duckdb.connect(where)
         except duckdb.IOException as error:
-            raise StateError(f"{where} cannot be opened ({error}); close the program that has it open, or delete the file: it is rebuilt") from error
+            raise _unusable(where, error) from error
         try:
             spill = self.layout.home / "duckdb_spill"
             connection.execute(f"set temp_directory = {_quoted(str(spill))}")
@@ -126,8 +132,12 @@ def _landing_query(layout: Layout, manifest: Manifest) -> str:
     return f"select s.id, s.score, q.query as best_query from {_parquet(layout, manifest, 'scores')} s join {names} q on q.number = s.best_query order by s.id"
 
 
+def _unusable(where: str, error: duckdb.Error) -> StateError:
+    return StateError(f"{where} cannot be opened ({error}); close the program that has it open, or delete the file: it is rebuilt")
+
+
 def _parquet(layout: Layout, manifest: Manifest, table: str) -> str:
-    paths = ", ".join(_quoted(str(layout.home / path)) for path in manifest.paths(table))
+    paths = ", ".join(_quoted(str(path)) for path in TableStore(layout).paths(manifest, table))
     return f"read_parquet([{paths}])"
 
 

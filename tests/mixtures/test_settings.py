@@ -12,12 +12,11 @@ from rds_dagster.mixtures.settings import MixtureSettings
 def test_the_defaults_are_the_papers() -> None:
     settings = MixtureSettings("math_10k", 10_000)
     assert (settings.method, settings.selector, settings.on_taken, settings.tasks) == ("rds", "round_robin", "skip_turn", ())
-    assert settings.exports == ("messages", "parquet")
 
 
 def test_full_settings_stand_and_are_frozen() -> None:
     settings = MixtureSettings(
-        "m2", 5, selector="mean_max", tasks=("gsm8k", "bbh"), on_taken="next_best", pools=("flan",), required_sources=("cot",), exports=()
+        "m2", 5, selector="mean_max", tasks=("gsm8k", "bbh"), on_taken="next_best", pools=("flan",), required_sources=("cot",)
     )
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings.budget = 6
@@ -28,7 +27,7 @@ def test_every_setting_counts_in_the_fingerprint() -> None:
     base = MixtureSettings("a", 5)
     changes = [
         {"name": "b"}, {"budget": 6}, {"method": "random"}, {"selector": "global_top"}, {"tasks": ("t",)}, {"on_taken": "next_best"}, {"balanced": False},
-        {"seed": 1}, {"pools": ("p",)}, {"required_sources": ("s",)}, {"allow_short": True}, {"exports": ("parquet",)},
+        {"seed": 1}, {"pools": ("p",)}, {"required_sources": ("s",)}, {"allow_short": True},
     ]  # fmt: skip
     assert {name for change in changes for name in change} == {field.name for field in dataclasses.fields(base)}
     assert len({fingerprint(base), *(fingerprint(dataclasses.replace(base, **change)) for change in changes)}) == len(changes) + 1
@@ -69,7 +68,6 @@ def test_a_switch_is_true_or_false(field: str) -> None:
         ("method", "rdss", r"mixture 'm': method is 'rdss'; expected one of random, rds; did you mean 'rds'\?"),
         ("selector", "round-robin", r"mixture 'm': selector is 'round-robin'; expected one of global_top, mean_max, round_robin; did you mean 'round_robin'\?"),
         ("on_taken", "nextbest", r"mixture 'm': on_taken is 'nextbest'; expected one of next_best, skip_turn; did you mean 'next_best'\?"),
-        ("exports", ("messages", "csv"), r"mixture 'm': an export is 'csv'; expected one of messages, parquet"),
     ],
 )
 def test_an_unknown_choice_lists_the_known_ones(field: str, value: object, words: str) -> None:
@@ -77,7 +75,7 @@ def test_an_unknown_choice_lists_the_known_ones(field: str, value: object, words
         MixtureSettings("m", 5, **{field: value})
 
 
-@pytest.mark.parametrize("field", ["tasks", "pools", "required_sources", "exports"])
+@pytest.mark.parametrize("field", ["tasks", "pools", "required_sources"])
 def test_a_list_holds_names_each_once(field: str) -> None:
     with pytest.raises(SettingsError, match=f"mixture 'm': {field} names messages more than once; name each once"):
         MixtureSettings("m", 5, **{field: ("messages", "parquet", "messages")})

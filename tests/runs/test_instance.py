@@ -7,9 +7,10 @@ import yaml
 
 from rds_dagster.errors import BusyError
 from rds_dagster.runs import instance as instance_module
-from rds_dagster.runs.instance import DAGSTER_YAML, TELEMETRY_OFF, open_instance, prepare_instance, project_lock, telemetry_off
+from rds_dagster.runs.instance import DAGSTER_YAML, open_instance, prepare_instance, project_lock
 from rds_dagster.runs.orphans import LocalRunLauncher
 from rds_dagster.storage.layout import Layout
+from rds_dagster.telemetry import TELEMETRY_OFF, telemetry_off
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rds_dagster.errors import BusyError, SettingsError
+from rds_dagster.errors import BusyError, SettingsError, StateError
 from rds_dagster.runs.servers import run_ui, usable_port
-from rds_dagster.runs.webserver import switch_on
+from rds_dagster.runs.webserver import load_error, switch_on
 from rds_dagster.storage.layout import Layout
 
 UI = """
@@ -45,6 +45,15 @@ refresh_stale = dg.AutomationConditionSensorDefinition("refresh_stale", target=d
 WORKSPACE = {"load_from": [{"python_module": {"module_name": "rds_dagster.definitions", "location_name": "rds_dagster", "working_directory": "."}}]}
 LAUNCH = """mutation($run: ExecutionParams!) { launchPipelineExecution(executionParams: $run) {
   __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
+
+STATUSES = """
+import sys
+from pathlib import Path
+from rds_dagster.runs.instance import open_instance
+from rds_dagster.storage.layout import Layout
+with open_instance(Layout.of_project(Path(sys.argv[1]))) as instance:
+    print(*[run.status.value for run in instance.get_runs()])
+"""
 
 
 @dataclass
@@ -119,6 +128,24 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
+def launch_slow(ui: RunningUi, project: Path) -> str:
+    """Launch the slow asset from the UI and wait until it runs; returns the run's id."""
+    selector = {"repositoryLocationName": "rds_dagster", "repositoryName": "__repository__", "jobName": "__ASSET_JOB", "assetSelection": [{"path": ["slow"]}]}
+    launched = ui.ask(LAUNCH, run={"selector": selector, "mode": "default"})["launchPipelineExecution"]
+    assert launched["__typename"] == "LaunchRunSuccess", launched
+    sign = project / "assets" / "running"
+    until = time.monotonic() + 150
+    while not sign.exists():
+        assert time.monotonic() < until, "the launched run did not begin"
+        time.sleep(0.1)
+    return launched["run"]["runId"]
+
+
+def run_statuses(project: Path) -> list[str]:
+    """The statuses of all runs, read by a process that knows nothing of the servers."""
+    return subprocess.run([sys.executable, "-c", STATUSES, str(project)], capture_output=True, text=True, check=True).stdout.split()
+
+
 def test_it_serves_the_project_and_leaves_no_process_behind(start, project):
     ui = start(mode="auto")
     ui.wait_for("the Dagster UI answers on")
@@ -134,14 +161,7 @@ def test_it_serves_the_project_and_leaves_no_process_behind(start, project):
     with pytest.raises(BusyError, match=rf"the UI of {project} is held by process {ui.process.pid}"):
         run_ui(project, Layout.of_project(project), port=0)
 
-    selector = {"repositoryLocationName": "rds_dagster", "repositoryName": "__repository__", "jobName": "__ASSET_JOB", "assetSelection": [{"path": ["slow"]}]}
-    launched = ui.ask(LAUNCH, run={"selector": selector, "mode": "default"})["launchPipelineExecution"]
-    assert launched["__typename"] == "LaunchRunSuccess", launched
-    sign = project / "assets" / "running"
-    until = time.monotonic() + 150
-    while not sign.exists():
-        assert time.monotonic() < until, "the launched run did not begin"
-        time.sleep(0.1)
+    launch_slow(ui, project)
     family = ui.family()
     assert len(family) >= 5  # webserver and daemon, a code server each, the run
 
@@ -149,21 +169,10 @@ def test_it_serves_the_project_and_leaves_no_process_behind(start, project):
     assert ui.process.wait(timeout=60) == 0
     assert alive(family) == []
     assert {path.name for path in (project / ".rds" / "logs").iterdir()} == {"webserver.log", "daemon.log"}
-    status = subprocess.run([sys.executable, "-c", STATUS_OF_RUN, str(project)], capture_output=True, text=True, check=True).stdout.split()
-    assert status == ["CANCELED"]
+    assert run_statuses(project) == ["CANCELED"]
 
 
-STATUS_OF_RUN = """
-import sys
-from pathlib import Path
-from rds_dagster.runs.instance import open_instance
-from rds_dagster.storage.layout import Layout
-with open_instance(Layout.of_project(Path(sys.argv[1]))) as instance:
-    print(*[run.status.value for run in instance.get_runs()])
-"""
-
-
-def test_a_killed_ui_is_cleared_away_by_the_next_which_says_when_a_server_ends(start):
+def test_a_killed_ui_is_cleared_away_by_the_next_and_killed_servers_are_named_and_their_run_freed(start, project):
     first = start()
     first.wait_for("the Dagster UI answers on")
     port = int(first.address.rsplit(":", 1)[1])
@@ -177,12 +186,15 @@ def test_a_killed_ui_is_cleared_away_by_the_next_which_says_when_a_server_ends(s
     second = start(port=port)
     second.wait_for("the Dagster UI answers on")
     assert alive(left_behind) == []
+    run = launch_slow(second, project)
     family = second.family()
-    (daemon,) = [process for process in psutil.Process(second.process.pid).children() if "dagster._daemon" in process.cmdline()]
-    daemon.kill()
+    for process in family:  # servers before the run, so that no code server lives to report it
+        process.kill()
     assert second.process.wait(timeout=60) == 1
-    assert "the daemon ended by itself with status -9; the last lines of" in second.said.read_text()
-    assert "daemon.log:\n" in second.said.read_text()
+    said = second.said.read_text()
+    assert re.search(r"the (webserver|daemon) ended by itself with status -9; the last lines of .*/\.rds/logs/(webserver|daemon)\.log:\n", said)
+    assert f"run {run[:8]} was killed; marked as failed" in said
+    assert run_statuses(project) == ["FAILURE"]
     assert alive(family) == []
 
 
@@ -201,6 +213,12 @@ def test_a_taken_port_is_refused_before_anything_starts(project):
     assert usable_port(port) == port
 
 
+def test_a_webserver_that_is_gone_is_named():
+    address = f"http://127.0.0.1:{usable_port(0)}"
+    with pytest.raises(StateError, match=rf"the webserver at {address} does not answer any more .*start `rds ui` again"):
+        load_error(address)
+
+
 def test_port_0_is_a_free_one():
     assert 1024 <= usable_port(0) <= 65535
 
@@ -214,7 +232,7 @@ def test_a_project_without_workspace_yaml_is_refused_with_the_mend(project):
 def test_definitions_that_do_not_load_are_named_and_the_ui_shows_them(start, project):
     (project / "assets" / "slow.py").write_text("raise RuntimeError('broken on purpose')\n")
     ui = start()
-    ui.wait_for("the definitions do not load: RuntimeError: broken on purpose (mend them, then press Reload")
+    ui.wait_for("the definitions do not load: RuntimeError: broken on purpose (mend them, then press Reload definitions")
     with pytest.raises(SettingsError, match="automation cannot be switched on, the definitions do not load: RuntimeError: broken on purpose"):
         switch_on(ui.address, "refresh_stale")
     family = ui.family()

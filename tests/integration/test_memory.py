@@ -1,0 +1,21 @@
+"""Peak memory grows by at most 100 bytes an example, measured as benchmarks/memory.py does it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LIMIT = 100  # bytes an example
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "memory.py"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in other units elsewhere")
+def test_scoring_and_selection_grow_by_at_most_100_bytes_an_example() -> None:
+    done = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    growth = {line.split(": ")[0]: float(line.split(": ")[1].split()[0]) for line in done.stdout.splitlines() if line.endswith(" bytes an example")}
+    assert "scoring" in growth and len(growth) == 9, done.stdout
+    assert max(growth.values()) <= LIMIT, done.stdout
