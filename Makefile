@@ -12,7 +12,7 @@ demo: .venv/.installed
 	$(BIN)/rds demo
 
 test: .venv/.installed
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 slow: .venv/.installed
 	$(BIN)/pytest -m slow

@@ -14,6 +14,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +26,12 @@ from rds_dagster.fingerprint import ID_DTYPE, fingerprint, ids_fingerprint
 from rds_dagster.mixtures.settings import MixtureSettings
 from rds_dagster.scores.settings import ScoreSettings
 from rds_dagster.storage.layout import Layout
-from rds_dagster.storage.manifest import Counts
+from rds_dagster.storage.manifest import Counts, Manifest
 from rds_dagster.storage.tables import TableStore, id_column
 from rds_dagster.storage.vectors import VectorStore
 
 ENCODER = fingerprint("random vectors")
-POOL = "pool"
+POOLS = ("one", "two", "three")
 TASKS = tuple(f"task{number}" for number in range(7))  # as many as the paper has (arXiv 2503.01807)
 NUM_QUERIES = 50
 BUDGET = 5_000
@@ -76,7 +77,10 @@ def build(home: Path, size: int, dims: int) -> None:
     """The state that embeddings, queries and cleaning would leave: ``size`` conversations of two short turns with random unit vectors."""
     store, rng = TableStore(Layout(home)), np.random.default_rng(0)
     ids = np.unique(rng.integers(0, 256, (size, 16), np.uint8).view(ID_DTYPE).ravel())
-    _build_pool(store, ids, dims)
+    made = [manifest for number, pool in enumerate(POOLS) for manifest in _build_pool(store, pool, ids[number :: len(POOLS)], dims)]
+    together = [manifest for manifest in made if manifest.key.startswith("unique/")]
+    for manifests in (together, *([manifest] for manifest in made if manifest not in together)):
+        store.commit(manifests)
     vectors = VectorStore(store.layout, ENCODER, dims)
     with vectors.writing():
         for start in range(0, len(ids), CHUNK):
@@ -86,8 +90,8 @@ def build(home: Path, size: int, dims: int) -> None:
         _build_queries(store, task, rng, dims)
 
 
-def _build_pool(store: TableStore, ids: np.ndarray, dims: int) -> None:
-    unit, rows = fingerprint("pool", ids_fingerprint(ids)), len(ids)
+def _build_pool(store: TableStore, pool: str, ids: np.ndarray, dims: int) -> Iterator[Manifest]:
+    unit, rows = fingerprint(pool, ids_fingerprint(ids)), len(ids)
     at = np.arange(rows, dtype=np.int32)
     source = pa.array([f"source {number}" for number in range(SOURCES)]).take(pa.array(at % SOURCES))
     text = pa.array([f"What is {number}?" for number in range(rows)])
@@ -105,16 +109,16 @@ def _build_pool(store: TableStore, ids: np.ndarray, dims: int) -> None:
             "index": pa.table([column, column, source, two, two, pa.array(np.zeros(rows, np.int32)), pa.array(at)], schema=schema.CLEAN),
             "shard": pa.table([column, column, messages, source, original, line, two, two], schema=schema.SHARD),
         },
-        "provenance": {"places": pa.table([column, _same(POOL, rows), _same("file.jsonl", rows), line, original, source], schema=schema.PROVENANCE)},
+        "provenance": {"places": pa.table([column, _same(pool, rows), _same("file.jsonl", rows), line, original, source], schema=schema.PROVENANCE)},
         "unique": {"kept": pa.table([column, source], schema=schema.UNIQUE)},
         "embeddings": {},
     }
     for group, parts in tables.items():
-        draft = store.draft(f"{group}/{POOL}", unit)
+        draft = store.draft(f"{group}/{pool}", unit)
         for name, table in parts.items():
             draft.write(name, table.to_batches(max_chunksize=CHUNK) if name == "shard" else table, table.schema)  # as cleaning writes them
         details = {"encoder": ENCODER, "dims": dims} if group == "embeddings" else {}
-        store.commit([draft.manifest(fingerprint=unit, settings={}, parents={}, counts=Counts(rows, rows), details=details)])
+        yield draft.manifest(fingerprint=unit, settings={}, parents={}, counts=Counts(rows, rows), details=details)
 
 
 def _build_queries(store: TableStore, task: str, rng: np.random.Generator, dims: int) -> None:
@@ -157,9 +161,9 @@ def stage_peak(stage: str, home: Path, more: list[str]) -> float:
     if stage == "build":
         build(home, int(more[0]), int(more[1]))
     elif stage == "score":
-        score_tasks(store, TASKS, [POOL], owned_ids(store, [POOL]), ScoreSettings())
+        score_tasks(store, TASKS, POOLS, owned_ids(store, POOLS), ScoreSettings())
     else:
-        make_mixture(store, MIXTURES[stage], [POOL], TASKS)
+        make_mixture(store, MIXTURES[stage], POOLS, TASKS)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 

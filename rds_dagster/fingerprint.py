@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 DIGEST_BYTES = 16
+HASHED_ROWS = 65_536  # ids hashed at once, so that what is made on the way stays small
 ID_DTYPE = np.dtype("S16")  # 16 raw bytes; compares and sorts as bytes do, since every id has full length
 
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
@@ -50,8 +51,11 @@ def seeded_fractions(ids: np.ndarray, seed: int) -> np.ndarray:
     """
     halves = np.ascontiguousarray(ids.astype(ID_DTYPE, copy=False)).view("<u8").reshape(-1, 2)  # (N, 2)
     key = np.uint64(int.from_bytes(content_digest(f"seed {seed}".encode())[:8], "little"))
-    mixed = _splitmix(_splitmix(halves[:, 0] ^ key) ^ halves[:, 1])
-    fractions: np.ndarray = (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    fractions = np.empty(len(ids))
+    for start in range(0, len(ids), HASHED_ROWS):
+        rows = slice(start, start + HASHED_ROWS)
+        mixed = _splitmix(_splitmix(halves[rows, 0] ^ key) ^ halves[rows, 1])
+        fractions[rows] = (mixed >> np.uint64(11)) * 2.0**-53
     return fractions
 
 

@@ -2,6 +2,7 @@
 
 import os
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers of pytest-xdist on two cores; more threads than cores cost threefold
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub, which reads it once
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"

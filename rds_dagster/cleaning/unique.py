@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from rds_dagster import schema
 from rds_dagster.cleaning.clean import clean_fingerprint
-from rds_dagster.fingerprint import seeded_fractions
+from rds_dagster.fingerprint import ID_DTYPE, seeded_fractions
 from rds_dagster.pools.settings import PoolSettings
 from rds_dagster.storage.manifest import Counts, Manifest
 from rds_dagster.storage.tables import Draft, TableStore, id_array, id_column, make_recipe
@@ -127,6 +127,11 @@ def _constant(text: str, num_rows: int) -> pa.Array:
 
 def owned_ids(store: TableStore, pools: Sequence[str]) -> np.ndarray:
     """The ids that unique/* of the given pools keep, (N,) S16, sorted: the order in which all later stages count rows."""
-    ids = np.concatenate([store.ids(store.need(f"unique/{pool}"), "kept") for pool in pools])
-    ids.sort()  # in place
+    manifests = [store.need(f"unique/{pool}") for pool in pools]
+    ids, at = np.empty(sum(manifest.rows("kept") for manifest in manifests), ID_DTYPE), 0
+    for manifest in manifests:
+        for batch in store.stream(manifest, "kept", ["id"]):
+            ids[at : at + batch.num_rows] = id_array(batch.column("id"))
+            at += batch.num_rows
+    ids.sort()  # in place, so 16 bytes an example are all
     return ids

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rds_dagster.cleaning.unique import owned_ids
 from rds_dagster.errors import BudgetError
-from rds_dagster.fingerprint import ID_DTYPE
-from rds_dagster.storage.tables import TableStore, id_array
+from rds_dagster.storage.tables import TableStore, id_array, positions_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,20 +36,16 @@ class Candidates:
 
 def read_candidates(store: TableStore, pools: Sequence[str]) -> Candidates:
     """What unique/* of the given pools keep."""
-    manifests = [store.need(f"unique/{pool}") for pool in pools]
-    num_rows = [manifest.counts.kept for manifest in manifests]
-    ids, source, at = np.empty(sum(num_rows), ID_DTYPE), np.empty(sum(num_rows), np.int32), 0
+    ids = owned_ids(store, pools)
+    pool, source = np.empty(len(ids), np.int32), np.empty(len(ids), np.int32)
     numbers: dict[str, int] = {}  # source -> its number in the order of appearance
-    for manifest in manifests:
-        for batch in store.stream(manifest, "kept", ["id", "source"]):
-            rows = slice(at, at + batch.num_rows)
+    for number, name in enumerate(pools):
+        for batch in store.stream(store.need(f"unique/{name}"), "kept", ["id", "source"]):
+            rows, _ = positions_in(ids, id_array(batch.column("id")))
             coded = batch.column("source").dictionary_encode()
             own = np.array([numbers.setdefault(name, len(numbers)) for name in coded.dictionary.to_pylist()], np.int32)
-            ids[rows], source[rows] = id_array(batch.column("id")), own[coded.indices.to_numpy()]
-            at = rows.stop
+            pool[rows], source[rows] = number, own[coded.indices.to_numpy()]
     names = sorted(numbers)
     rank = np.empty(len(names), np.int32)
     rank[[numbers[name] for name in names]] = np.arange(len(names))
-    order = np.argsort(ids)
-    pool = np.repeat(np.arange(len(pools), dtype=np.int32), num_rows)
-    return Candidates(ids[order], pool[order], rank[source[order]], tuple(pools), tuple(names))
+    return Candidates(ids, pool, rank[source], tuple(pools), tuple(names))

@@ -8,10 +8,14 @@ whatever has a failed blocking check upstream is left out and named; the other b
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+import signal
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from socket import socketpair
+from threading import current_thread, main_thread
 
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
@@ -169,7 +173,31 @@ def _is_failure(said: AssetCheckEvaluation) -> bool:
 
 def _run(project: LoadedProject, instance: dg.DagsterInstance, frontier: set[dg.AssetKey]) -> ExecuteInProcessResult:
     job = project.repository.get_implicit_global_asset_job_def()
-    return job.execute_in_process(instance=instance, asset_selection=sorted(frontier), raise_on_error=False, tags=process_tags(), run_config=QUIET)
+    with _interrupting():
+        return job.execute_in_process(instance=instance, asset_selection=sorted(frontier), raise_on_error=False, tags=process_tags(), run_config=QUIET)
+
+
+@contextmanager
+def _interrupting() -> Iterator[None]:
+    """Raise KeyboardInterrupt afterwards if the process was asked to stop: dagster makes a failed step of that, or nothing at all.
+
+    It puts signal handlers of its own in place, so the signals are read from Python's wake-up descriptor. In the main thread; elsewhere nothing is done.
+    """
+    if current_thread() is not main_thread():
+        yield
+        return
+    ours, theirs = socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        before = signal.set_wakeup_fd(theirs.fileno())
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+        with suppress(BlockingIOError):
+            if {signal.SIGINT, signal.SIGTERM} & set(ours.recv(4096)):
+                raise KeyboardInterrupt
 
 
 def _record(
@@ -186,7 +214,7 @@ def _record(
         if not evaluation.passed:
             word = "failed" if evaluation.severity == dg.AssetCheckSeverity.ERROR else "warns"
             say(f"! check {evaluation.asset_key.to_user_string()}:{evaluation.check_name} {word}: {evaluation.description or ''}")
-    failures = _failures(run)
+    failures = {step: _words(error) for step, error in _errors(run).items()}
     lost = {key: failures.get(_step(project, key), "the run did not start; see the Dagster UI") for key in frontier - made}
     for check in project.graph.asset_check_keys:
         if _step(project, check) in failures and check.asset_key not in lost:
@@ -202,12 +230,13 @@ def _step(project: LoadedProject, key: dg.AssetKey | dg.AssetCheckKey) -> str:
     return project.graph.assets_def_for_key(key).node_def.name
 
 
-def _failures(run: ExecuteInProcessResult) -> dict[str, str]:
-    """Step -> message of its failure: the project's own error where there is one, else the first cause."""
-    return {str(event.step_key): _words(event.step_failure_data.error) for event in run.all_events if event.is_step_failure and event.step_failure_data.error}
+def _errors(run: ExecuteInProcessResult) -> dict[str, SerializableErrorInfo]:
+    """Step -> its failure."""
+    return {str(event.step_key): event.step_failure_data.error for event in run.all_events if event.is_step_failure and event.step_failure_data.error}
 
 
 def _words(error: SerializableErrorInfo) -> str:
+    """The project's own error where there is one, else the first cause."""
     chain = [error]
     while chain[-1].cause:
         chain.append(chain[-1].cause)

@@ -62,6 +62,10 @@ class Manifest:
         """Paths (relative to the home folder) of the files of one of the asset's tables, in order."""
         return [file.path for file in self.files if file.table == table]
 
+    def rows(self, table: str) -> int:
+        """Rows of one of the asset's tables."""
+        return sum(file.rows for file in self.files if file.table == table)
+
     def number(self, name: str) -> int:
         """An integer among the details."""
         value = self.details[name]

@@ -308,6 +308,20 @@ def test_two_runs_at_once_the_second_says_who_holds_the_project(own_project, mon
             walked(own_project)
 
 
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_asked_to_stop_begins_nothing_more(asked, new_project):
+    with subprocess.Popen([RDS, "run"], cwd=new_project, stderr=subprocess.PIPE, text=True) as stopped:
+        assert stopped.stderr is not None
+        said = [next(stopped.stderr)]
+        wait_for_started_run(new_project)
+        stopped.send_signal(asked)
+        said += list(stopped.stderr)
+    assert stopped.returncode == 1
+    assert said[-1] == "Aborted!\n"
+    assert not any("mixtures/best" in line for line in said)
+    assert dg.DagsterRunStatus.STARTED not in statuses(new_project)
+
+
 def test_a_killed_run_is_finished_by_the_next_one(new_project, built_project):
     """Killed with -9 in the middle of its steps: nothing half-made is taken for whole, and no run stays started."""
     selection = "+unique/sums or +queries/*"
