@@ -101,9 +101,8 @@ def status(as_json: bool) -> None:
 
 @main.command()
 @click.option("--port", default=3000, show_default=True, help="Port on 127.0.0.1; 0 picks a free one.")
-@click.option("--auto", is_flag=True, help="Switch on automation: stale assets are made again without a click.")
 @PROJECT
-def ui(port: int, auto: bool) -> None:
+def ui(port: int) -> None:
     """Serve the Dagster UI and its daemon on 127.0.0.1 until Ctrl-C.
 
     Example: rds ui --port 3000
@@ -112,7 +111,7 @@ def ui(port: int, auto: bool) -> None:
     from rds_dagster.storage.layout import Layout
 
     folder = project_folder()
-    sys.exit(run_ui(folder, Layout.of_project(folder), port=port, auto=auto, say=_talk))
+    sys.exit(run_ui(folder, Layout.of_project(folder), port=port, say=_talk))
 
 
 @main.command()

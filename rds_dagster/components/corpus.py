@@ -194,8 +194,7 @@ def _score_assets(pools: list[str], tasks: list[str], settings: ScoreSettings) -
         chosen = [task for task in tasks if dg.AssetKey(["scores", METHOD, task]) in context.selected_asset_keys]
         live = unique_stage.owned_ids(project.tables, pools)
         made = score_stage.score_tasks(project.tables, chosen, pools, live, settings)
-        with project.warehouse.connect():
-            pass  # connecting lands the new tables
+        project.warehouse.land()
         for task, manifest in made.manifests.items():
             figures = {"rows_computed": made.rows_computed[task], "rows_reused": made.rows_reused[task], "seconds": round(time.monotonic() - began, 3)}
             lineage = {"id": [f"unique/{pool}.id" for pool in pools], "best_query": [f"queries/{task}.query"]}

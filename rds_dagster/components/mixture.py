@@ -1,6 +1,8 @@
 """`Mixture`: a selected set for some tasks -> mixtures/<name>, exports/<name>, reports/<name>."""
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 import dagster as dg
 
@@ -70,12 +72,12 @@ class Mixture(dg.Component, dg.Model, dg.Resolvable):
         assets = [
             _mixture_asset(settings, pools, tasks),
             _export_asset(self.name, list(self.exports), pools),
-            _report_asset(settings, self.compare_with, pools, tasks, self._check_specs(context, tasks)),
+            _report_asset(settings, self.compare_with, pools, tasks, partial(self._check_specs, context, tasks)),
         ]
         return dg.Definitions(assets=assets, asset_checks=[mixture_suite(settings, self.checks)])
 
     def _check_specs(self, context: dg.ComponentLoadContext, tasks: list[str]) -> list[dg.AssetCheckSpec]:
-        """The checks of everything that the mixture is made from, and its own."""
+        """The checks of everything that the mixture is made from, and its own; asked when the report is made, since there are many."""
         pools, added = pools_in_order(context), corpus_of(context).checks
         suites = [clean_suite(pool.name, pool.checks) for pool in pools]
         suites += [suite for pool in pools for suite in (unique_suite(pool.name, added.unique), embeddings_suite(pool.name, added.embeddings))]
@@ -124,7 +126,7 @@ def _export_asset(name: str, formats: list[str], pools: list[str]) -> dg.AssetsD
 
 
 def _report_asset(
-    settings: MixtureSettings, compare_with: str | None, pools: list[str], tasks: list[str], checks: list[dg.AssetCheckSpec]
+    settings: MixtureSettings, compare_with: str | None, pools: list[str], tasks: list[str], check_specs: Callable[[], list[dg.AssetCheckSpec]]
 ) -> dg.AssetsDefinition:
     name, compared = settings.name, [["mixtures", compare_with]] if compare_with else []
     own_tasks = [] if settings.method == "random" else list(settings.tasks) or tasks
@@ -138,7 +140,7 @@ def _report_asset(
         description=f"The page about mixture {name} that people read.",
     )
     def report(context: dg.AssetExecutionContext, project: Project) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        manifest = report_stage.report_mixture(project.tables, name, pools, own_tasks, compare_with, latest_outcomes(context.instance, checks))
+        manifest = report_stage.report_mixture(project.tables, name, pools, own_tasks, compare_with, latest_outcomes(context.instance, check_specs()))
         result = materialized(project.tables, manifest)
         return result._replace(metadata={**(result.metadata or {}), "page": file_link(project.layout.home / manifest.files[0].path)})
 

@@ -89,7 +89,7 @@ def known_keys(pools: list[str], tasks: list[str], mixtures: list[str], methods:
 def expand(dependencies: Iterable[TableName], known: Iterable[str], *, file: str) -> list[str]:
     """The keys of the assets behind tables, sorted: ``scores_rds.gsm8k`` is ``scores/rds/gsm8k``, ``mixtures.all`` every ``mixtures/*``.
 
-    An ``all`` whose group has no instance gives no key: the model loads, and fails when it is run. ``file`` names the model in the
+    An ``all`` whose group has no instance gives no key. ``file`` names the model in the
     error; an unknown table raises SettingsError with the nearest known ones.
     """
     tables = {landing_name(key): key for key in known}
@@ -107,6 +107,12 @@ def expand(dependencies: Iterable[TableName], known: Iterable[str], *, file: str
 def members(schema: str, known: Iterable[str]) -> list[str]:
     """Those of the known keys that ``<schema>.all`` unites, sorted."""
     return sorted(key for key in known if key.split("/")[0] in ALL_GROUPS[schema])
+
+
+def is_empty_union(table: TableName, known: Iterable[str]) -> bool:
+    """Whether a table is an ``all`` whose group has no instance."""
+    schema, name = table
+    return name == ALL and schema in ALL_GROUPS and not members(schema, known)
 
 
 def refuse_cycles(models: Iterable[SqlModel]) -> None:

@@ -81,9 +81,7 @@ def _in_words(error: Exception) -> RdsError | None:
         if isinstance(link, RdsError):
             return link
         if isinstance(link, ValidationError):
-            return SettingsError(
-                f"the definitions under assets/ do not load: {_place(error)}{'; '.join(_slips(link))}. Mend the YAML"
-            )
+            return SettingsError(f"the definitions under assets/ do not load: {_place(error)}{'; '.join(_slips(link))}. Mend the YAML")
         if isinstance(link, (YAMLError, dg.DagsterError, ValueError)):
             return SettingsError(f"the definitions under assets/ do not load: {' '.join(str(link).split())}")
     return None

@@ -41,15 +41,21 @@ class Warehouse:
 
         Raises StateError where a table's file is gone, or the warehouse is damaged or open in a program that knows no lock.
         """
-        with held(self.layout.locks / "warehouse.lock", what=f"the warehouse {self.layout.warehouse}", timeout_s=timeout_s):
-            self.layout.home.mkdir(parents=True, exist_ok=True)
-            with self._open(str(self.layout.warehouse)) as connection:
-                try:
-                    self._lay_views(connection)
-                    self._land_tables(connection)
-                except duckdb.Error as error:
-                    raise _unusable(str(self.layout.warehouse), error) from error
-                yield connection
+        with self._locked(timeout_s) as connection:
+            try:
+                self._lay_views(connection)
+                self._land_tables(connection)
+            except duckdb.Error as error:
+                raise _unusable(str(self.layout.warehouse), error) from error
+            yield connection
+
+    def land(self, timeout_s: float = LOCK_TIMEOUT_S) -> None:
+        """Bring the tables of scores and SQL models up to date and leave the views alone, so that a view whose file is gone is no hindrance."""
+        with self._locked(timeout_s) as connection:
+            try:
+                self._land_tables(connection)
+            except duckdb.Error as error:
+                raise _unusable(str(self.layout.warehouse), error) from error
 
     @contextmanager
     def in_memory(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -60,6 +66,13 @@ class Warehouse:
                 _create(connection, "view", *landing_name(manifest.key), _landing_query(self.layout, manifest))
             self._lay_scores_all(connection)
             yield connection
+
+    @contextmanager
+    def _locked(self, timeout_s: float) -> Iterator[duckdb.DuckDBPyConnection]:
+        with held(self.layout.locks / "warehouse.lock", what=f"the warehouse {self.layout.warehouse}", timeout_s=timeout_s):
+            self.layout.home.mkdir(parents=True, exist_ok=True)
+            with self._open(str(self.layout.warehouse)) as connection:
+                yield connection
 
     @contextmanager
     def _open(self, where: str) -> Iterator[duckdb.DuckDBPyConnection]:

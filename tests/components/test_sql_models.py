@@ -92,6 +92,11 @@ def test_every_file_is_an_asset_that_depends_on_every_instance_it_reads():
     assert spec.description.startswith("One pair of mixtures")
 
 
+def test_a_model_over_a_union_without_members_is_left_out_until_there_is_one():
+    assert sorted(assets(mixtures=[])) == ["reports/score_distribution"]
+    assert "reports/overlap" in assets(mixtures=["one"])
+
+
 def test_the_code_version_follows_the_sql_and_the_instances_but_not_the_comments(tmp_path):
     def version(text, mixtures=("one",)):
         (spec,) = assets(folder_of(tmp_path, reports__mine=text), mixtures)["reports/mine"].specs

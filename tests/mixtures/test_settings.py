@@ -15,9 +15,7 @@ def test_the_defaults_are_the_papers() -> None:
 
 
 def test_full_settings_stand_and_are_frozen() -> None:
-    settings = MixtureSettings(
-        "m2", 5, selector="mean_max", tasks=("gsm8k", "bbh"), on_taken="next_best", pools=("flan",), required_sources=("cot",)
-    )
+    settings = MixtureSettings("m2", 5, selector="mean_max", tasks=("gsm8k", "bbh"), on_taken="next_best", pools=("flan",), required_sources=("cot",))
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings.budget = 6
     assert MixtureSettings("r", 5, method="random", balanced=False, seed=-3).seed == -3

@@ -7,6 +7,7 @@ import yaml
 from rds_dagster.errors import SettingsError
 from rds_dagster.runs.loading import load_project
 from rds_dagster.runs.new_project import make_project, project_assets, sql_models
+from rds_dagster.runs.walk import run_stale
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,6 +38,18 @@ def test_a_new_project_loads(with_demo, tmp_path, at_hand):
         project = load_project(tmp_path / "mine")
     assert len(project.pools) == (6 if with_demo else 0)
     assert len(project.tasks) == len(project.mixtures) == (3 if with_demo else 0)
+
+
+def test_a_new_project_runs_before_it_has_a_pool_and_leaves_out_what_has_nothing_to_unite(tmp_path, at_hand):
+    make_project(tmp_path / "mine")
+    with at_hand(tmp_path / "mine"):
+        result = run_stale(tmp_path / "mine", None, lambda line: None)
+        assert find_keys(tmp_path / "mine") == ["encoders/minilm"]
+    assert result.is_success and result.made == ["encoders/minilm"]
+
+
+def find_keys(folder):
+    return sorted(key.to_user_string() for key in load_project(folder).graph.materializable_asset_keys)
 
 
 @pytest.mark.parametrize(("folder", "name"), [("mine", "mine"), ("My Selection!", "my_selection"), ("+", "selection")])
