@@ -178,8 +178,8 @@ def _walk(folder: Path, selection: str | None, *, verify: bool) -> bool:
     result = run_stale(folder, selection, _talk, verify=verify)
     if not result.made and result.is_success:
         _talk("nothing is stale")
-    for key, reason in result.blocked.items():
-        _talk(f"- {key}: not made, {reason}")
+    for reason in sorted(set(result.blocked.values())):
+        _talk(f"- not made, {reason}: {', '.join(sorted(key for key, why in result.blocked.items() if why == reason))}")
     _talk(f"{len(result.made)} made, {len(result.failed)} failed, {len(result.blocked)} held back")
     return result.is_success
 

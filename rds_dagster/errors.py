@@ -5,7 +5,6 @@
     │   └── BudgetError             more examples asked for than can be supplied
     ├── InputError                  a pool or query file cannot be read as a whole (bad rows go to quarantine instead)
     ├── StateError                  stored state does not fit what is asked of it (fingerprints differ, a file is gone)
-    ├── CheckError                  a blocking check fails, so what stands downstream may not run
     ├── BusyError                   another process holds the project or the warehouse; trying again later helps
     └── MissingExtraError           an optional dependency is not installed
 
@@ -36,10 +35,6 @@ class InputError(RdsError):
 
 class StateError(RdsError):
     """What is stored does not fit what is asked: fingerprints differ, a file is gone, rows do not add up."""
-
-
-class CheckError(RdsError):
-    """A blocking check of an upstream asset fails."""
 
 
 class BusyError(RdsError):

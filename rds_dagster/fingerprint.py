@@ -43,14 +43,16 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=DIGEST_BYTES)).hexdigest()
 
 
-def seeded_fractions(ids: np.ndarray, seed: int) -> np.ndarray:
-    """A number in [0, 1) for each id, from the seed and the id alone, so that growth reshuffles nothing.
+def seeded_fractions(ids: np.ndarray, seed: int, purpose: str) -> np.ndarray:
+    """A number in [0, 1) for each id, from seed, purpose and id alone, so that growth reshuffles nothing.
+
+    Each use has a purpose of its own: with one hash for both, a random mixture would prefer what a sample kept.
 
     ids (N,) S16; returns (N,) float64. SplitMix64 finaliser over the id's two halves, keyed by the seed
     (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
     """
     halves = np.ascontiguousarray(ids.astype(ID_DTYPE, copy=False)).view("<u8").reshape(-1, 2)  # (N, 2)
-    key = np.uint64(int.from_bytes(content_digest(f"seed {seed}".encode())[:8], "little"))
+    key = np.uint64(int.from_bytes(content_digest(f"{purpose} {seed}".encode())[:8], "little"))
     fractions = np.empty(len(ids))
     for start in range(0, len(ids), HASHED_ROWS):
         rows = slice(start, start + HASHED_ROWS)

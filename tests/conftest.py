@@ -350,7 +350,7 @@ def drive_flow(
     encoded = {name: embed_queries(store, TaskSettings(name, f"tasks/{name}.jsonl"), identity, encoder.name, root=root)[1] for name in FLOW_TASKS}
     scored = score_tasks(store, FLOW_TASKS, pools, owned_ids(store, pools), ScoreSettings(depth))
     made = {name: make_mixture(store, MixtureSettings(name, **asked), pools, FLOW_TASKS) for name, asked in mixtures}
-    exports = {name: export_mixture(store, name, formats, pools) for name in made}
+    exports = {name: export_mixture(store, name, formats, {pool.name: pool.license for pool in settings}) for name in made}
     return Flow(root, store, encoder, tuple(pools), FLOW_TASKS, embedded, encoded, scored, made, exports)
 
 

@@ -155,7 +155,7 @@ def test_run_exits_with_1_when_an_asset_fails_and_names_what_it_held_back(own_pr
     done = rds("run", "mixtures/adding_only+")
     assert (done.exit_code, done.stdout) == (1, "")
     assert "✗ mixtures/adding_only: BudgetError: " in done.stderr
-    assert "- exports/adding_only: not made, something upstream failed\n" in done.stderr
+    assert "- not made, mixtures/adding_only failed: exports/adding_only, " in done.stderr
     assert done.stderr.splitlines()[-1] == "0 made, 1 failed, 4 held back"
 
 
@@ -212,7 +212,7 @@ def test_explain_refuses_in_words(words, status, message, built_project):
 
 def test_export_writes_the_file_and_prints_where_it_lies(built_project, tmp_path):
     said = rds("--project", built_project.folder, "export", "best", "--to", tmp_path / "out")
-    assert (said.exit_code, said.stdout, said.stderr) == (0, f"{tmp_path}/out/messages.jsonl\n", "")
+    assert (said.exit_code, said.stdout, said.stderr) == (0, f"{tmp_path}/out/best.messages.jsonl\n", "")
     lines = [json.loads(line) for line in Path(said.stdout.strip()).read_text().splitlines()]
     assert len(lines) == 9
     assert lines[0]["id"] == first_example(built_project.folder, "best")

@@ -123,28 +123,28 @@ def slow_fraction(id: bytes, seed: int) -> float:
 
 @given(st.lists(st.binary(min_size=16, max_size=16), max_size=5), st.integers(-5, 2**70))
 def test_fractions_are_those_of_whole_number_arithmetic(ids, seed):
-    assert seeded_fractions(np.array(ids, ID_DTYPE), seed).tolist() == [slow_fraction(id, seed) for id in ids]
+    assert seeded_fractions(np.array(ids, ID_DTYPE), seed, "seed").tolist() == [slow_fraction(id, seed) for id in ids]
 
 
 def test_fractions_are_pinned_since_samples_and_random_mixtures_hang_on_them():
     ids = np.array([bytes(16), bytes(range(16))], ID_DTYPE)
-    assert seeded_fractions(ids, 0).tolist() == [0.9285599826258697, 0.8956208380653407]
-    assert seeded_fractions(ids, 7).tolist() == [0.29541640315852347, 0.20959910496558987]
+    assert seeded_fractions(ids, 0, "seed").tolist() == [0.9285599826258697, 0.8956208380653407]
+    assert seeded_fractions(ids, 7, "seed").tolist() == [0.29541640315852347, 0.20959910496558987]
 
 
 def test_a_fraction_hangs_on_the_id_and_the_seed_alone():
     ids = made_ids(1000)
-    whole = seeded_fractions(ids, 3)
-    assert (seeded_fractions(ids[::7], 3) == whole[::7]).all()
-    assert (seeded_fractions(ids[::-1], 3) == whole[::-1]).all()
-    assert not (seeded_fractions(ids, 4) == whole).any()
+    whole = seeded_fractions(ids, 3, "seed")
+    assert (seeded_fractions(ids[::7], 3, "seed") == whole[::7]).all()
+    assert (seeded_fractions(ids[::-1], 3, "seed") == whole[::-1]).all()
+    assert not (seeded_fractions(ids, 4, "seed") == whole).any()
 
 
 def test_fractions_fill_the_unit_interval_evenly_whatever_the_seed():
     ids = made_ids(20_000)
     ordered = np.array([number.to_bytes(16, "big") for number in range(20_000)], ID_DTYPE)  # ids that are no hashes
     for some in (ids, ordered):
-        fractions = [seeded_fractions(some, seed) for seed in (0, 1)]
+        fractions = [seeded_fractions(some, seed, "seed") for seed in (0, 1)]
         for one in fractions:
             assert one.min() >= 0 and one.max() < 1
             counts = np.histogram(one, bins=20, range=(0, 1))[0]

@@ -124,12 +124,13 @@ def _write_clean(
     dropped[REPEATED] = int(again.sum())
     _write_quarantine(draft, store, pool, files, shards, places.take(order[again]))
     text_files = [TableFile("shard", shard.shard, shard.rows, shard.bytes) for shard in shards]
+    counts = Counts(sum(shard.records for shard in shards), index.num_rows, {reason: n for reason, n in sorted(dropped.items()) if n})
     return draft.manifest(
-        fingerprint=clean_fingerprint(index),
+        fingerprint=fingerprint("clean", clean_fingerprint(index), counts.dropped),  # a new loss is news to reports and to SQL over quarantine
         settings=settings,
         parents={raw.key: raw.fingerprint},
-        counts=Counts(sum(shard.records for shard in shards), index.num_rows, {reason: n for reason, n in sorted(dropped.items()) if n}),
-        details={"license": pool.license, "chars": pc.sum(index.column("num_chars")).as_py() or 0},
+        counts=counts,
+        details={"chars": pc.sum(index.column("num_chars")).as_py() or 0},
         more_files=text_files,
     )
 

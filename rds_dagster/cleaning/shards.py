@@ -32,6 +32,7 @@ from rds_dagster.storage.tables import COMPRESSION
 
 CODE = 1  # raise when the bytes of a shard would change
 BATCH_ROWS = 4096
+BATCH_CHARS = 16_000_000  # of the rows that wait to be written, so that long conversations do not pile up
 EXCERPT_CHARS = 200
 
 
@@ -87,7 +88,7 @@ def write_shard(
     """Stream records into a shard and its quarantine; returns rows kept and rows dropped by reason."""
     kept: list[dict[str, object]] = []
     lost: list[dict[str, object]] = []
-    num_kept, dropped = 0, Counter[str]()
+    num_kept, num_chars, dropped = 0, 0, Counter[str]()
     with ExitStack() as stack:
         kept_file = stack.enter_context(pq.ParquetWriter(stack.enter_context(atomic_path(kept_path)), schema.SHARD, compression=COMPRESSION))
         lost_file = stack.enter_context(pq.ParquetWriter(stack.enter_context(atomic_path(lost_path)), schema.QUARANTINE, compression=COMPRESSION))
@@ -99,9 +100,11 @@ def write_shard(
             else:
                 kept.append(row)
                 num_kept += 1
-            if len(kept) >= BATCH_ROWS:
+                num_chars += int(str(row["num_chars"]))
+            if len(kept) >= BATCH_ROWS or num_chars >= BATCH_CHARS:
                 kept_file.write_batch(pa.RecordBatch.from_pylist(kept, schema.SHARD))
                 kept.clear()
+                num_chars = 0
             if len(lost) >= BATCH_ROWS:
                 lost_file.write_batch(pa.RecordBatch.from_pylist(lost, schema.QUARANTINE))
                 lost.clear()

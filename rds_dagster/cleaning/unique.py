@@ -46,7 +46,7 @@ def sample_mask(ids: np.ndarray, sample: int | float | None, seed: int) -> np.nd
     """
     if sample is None:
         return np.ones(len(ids), bool)
-    fractions = seeded_fractions(ids, seed)
+    fractions = seeded_fractions(ids, seed, "sample")
     if isinstance(sample, float):
         return np.asarray(fractions < sample)
     mask = np.zeros(len(ids), bool)

@@ -26,6 +26,7 @@ from rds_dagster.components.checks import Expectation, Severity, repeated_names,
 from rds_dagster.errors import SettingsError, unknown_choice
 from rds_dagster.mixtures.settings import MixtureSettings
 from rds_dagster.schema import CLEAN
+from rds_dagster.scores.settings import METHOD
 
 MANY_MESSAGES = 1000  # a conversation beyond this is odd, not wrong: warned of
 NORM_ERROR = 0.01  # float16 keeps 11 bits, so a rounded unit vector is off by less than 0.0005; a forgotten normalisation by far more
@@ -105,7 +106,7 @@ def scores_checks(task: str, extra: Sequence[Expectation] = ()) -> list[Expectat
         _between("highest_is_a_cosine", "highest", least=-COSINE, most=COSINE, says=f"The highest score lies within {-COSINE} and {COSINE}."),
         _between("not_constant", "spread", least=0, strict=True, says="The scores are not all the same."),
     ]
-    return with_extra(f"scores/rds/{task}", defaults, extra, SCORE_FIGURES)
+    return with_extra(f"scores/{METHOD}/{task}", defaults, extra, SCORE_FIGURES)
 
 
 def mixture_checks(settings: MixtureSettings, extra: Sequence[Expectation] = ()) -> list[Expectation]:
@@ -140,7 +141,7 @@ def embeddings_suite(pool: str, extra: Sequence[Expectation] = ()) -> dg.AssetCh
 
 def scores_suite(task: str, extra: Sequence[Expectation] = ()) -> dg.AssetChecksDefinition:
     """The asset checks of ``scores/rds/<task>``."""
-    return suite_checks(dg.AssetKey(["scores", "rds", task]), scores_checks(task, extra), scores_frame(f"scores/rds/{task}"))
+    return suite_checks(dg.AssetKey(["scores", METHOD, task]), scores_checks(task, extra), scores_frame(f"scores/{METHOD}/{task}"))
 
 
 def mixture_suite(settings: MixtureSettings, extra: Sequence[Expectation] = ()) -> dg.AssetChecksDefinition:

@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 
 import dagster as dg
 
@@ -14,9 +15,10 @@ from rds_dagster.components.results import materialized
 from rds_dagster.components.scaffolding import scaffolder
 from rds_dagster.components.siblings import pools_in_order, task_names
 from rds_dagster.embeddings import embed_pools as embed_stage
-from rds_dagster.embeddings.settings import Device, Dtype, EncoderSettings, Pooling, What
+from rds_dagster.embeddings.settings import BUNDLED_MODEL, Device, Dtype, EncoderSettings, Pooling, What
 from rds_dagster.fingerprint import fingerprint
 from rds_dagster.pools.settings import PoolSettings
+from rds_dagster.project import project_folder
 from rds_dagster.scores import score_tasks as score_stage
 from rds_dagster.scores.settings import METHOD, ScoreSettings
 
@@ -68,7 +70,16 @@ class Corpus(dg.Component, dg.Model, dg.Resolvable):
 
     @property
     def encoder_settings(self) -> EncoderSettings:
-        """The checked settings; raises SettingsError."""
+        """The checked settings, a model folder that is relative to the project's made absolute; raises SettingsError."""
+        written = self.written_encoder
+        if written.model == BUNDLED_MODEL:
+            return written
+        folder = project_folder() / written.model
+        return replace(written, model=str(folder.resolve())) if folder.is_dir() else written
+
+    @property
+    def written_encoder(self) -> EncoderSettings:
+        """The same as the YAML has it, so that it does not change when the project moves; raises SettingsError."""
         return EncoderSettings(**self.encoder.model_dump())
 
     @property
@@ -80,7 +91,7 @@ class Corpus(dg.Component, dg.Model, dg.Resolvable):
         """The assets over all pools and their checks."""
         members, tasks = pools_in_order(context), task_names(context)
         pools = [pool.name for pool in members]
-        assets = [_encoder_asset(self.encoder_settings)]
+        assets = [_encoder_asset(self.encoder_settings, self.written_encoder)]
         if pools:
             assets += [_unique_assets([pool.settings for pool in members]), _embedding_assets(pools, self.encoder_settings)]
         if pools and tasks:
@@ -119,12 +130,12 @@ def _unique_assets(members: list[PoolSettings]) -> dg.AssetsDefinition:
     return unique
 
 
-def _encoder_asset(settings: EncoderSettings) -> dg.AssetsDefinition:
+def _encoder_asset(settings: EncoderSettings, written: EncoderSettings) -> dg.AssetsDefinition:
     @dg.asset(
         key=["encoders", settings.name],
         group_name="encoders",
         kinds={"pytorch"},
-        code_version=fingerprint(settings)[:12],
+        code_version=fingerprint(written)[:12],
         description="The encoder: its data version is the hash of weights, tokenizer, template and settings.",
     )
     def encoder(project: Project) -> dg.MaterializeResult:  # type: ignore[type-arg]

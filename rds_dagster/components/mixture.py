@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import get_args
 
 import dagster as dg
 
@@ -13,6 +14,7 @@ from rds_dagster.components.resources import Project
 from rds_dagster.components.results import file_link, materialized
 from rds_dagster.components.scaffolding import scaffolder
 from rds_dagster.components.siblings import corpus_of, mixture_names, need_known, pool_names, pools_in_order, task_names
+from rds_dagster.errors import SettingsError
 from rds_dagster.exports import export_mixture as export_stage
 from rds_dagster.exports import report_mixture as report_stage
 from rds_dagster.exports.formats import ExportFormat
@@ -69,12 +71,36 @@ class Mixture(dg.Component, dg.Model, dg.Resolvable):
         if self.compare_with is not None:
             need_known("mixture", f"mixture {self.name!r}: compare_with", [self.compare_with], mixture_names(context))
         settings = self.settings
+        self._check_outputs()
+        self._check_supply(pools, tasks)
+        licenses = {pool.name: pool.license for pool in pools_in_order(context)}
         assets = [
             _mixture_asset(settings, pools, tasks),
-            _export_asset(self.name, list(self.exports), pools),
-            _report_asset(settings, self.compare_with, pools, tasks, partial(self._check_specs, context, tasks)),
+            _export_asset(self.name, list(self.exports), licenses),
+            _report_asset(settings, self.compare_with, licenses, tasks, partial(self._check_specs, context, tasks)),
         ]
         return dg.Definitions(assets=assets, asset_checks=[mixture_suite(settings, self.checks)])
+
+    def _check_outputs(self) -> None:
+        if not self.exports:
+            raise SettingsError(f"mixture {self.name!r}: exports is []; expected at least one of {', '.join(get_args(ExportFormat))}")
+        twice = sorted({name for name in self.exports if self.exports.count(name) > 1})
+        if twice:
+            raise SettingsError(f"mixture {self.name!r}: exports names {', '.join(twice)} more than once; name each format once")
+        if self.compare_with == self.name:
+            raise SettingsError(f"mixture {self.name!r}: compare_with names the mixture itself; name another mixture, or leave compare_with out")
+
+    def _check_supply(self, pools: list[str], tasks: list[str]) -> None:
+        if not pools:
+            raise SettingsError(
+                f"mixture {self.name!r} has nothing to choose from: the project has no pool; "
+                "add one with `dg scaffold defs rds_dagster.components.Pool pools/NAME`"
+            )
+        if self.method == "rds" and not tasks:
+            raise SettingsError(
+                f"mixture {self.name!r} has nothing to choose by: method 'rds' needs a task, and the project has none; "
+                "add one with `dg scaffold defs rds_dagster.components.Task tasks/NAME`, or set method: random"
+            )
 
     def _check_specs(self, context: dg.ComponentLoadContext, tasks: list[str]) -> list[dg.AssetCheckSpec]:
         """The checks of everything that the mixture is made from, and its own; asked when the report is made, since there are many."""
@@ -107,17 +133,17 @@ def _mixture_asset(settings: MixtureSettings, pools: list[str], tasks: list[str]
     return mixture
 
 
-def _export_asset(name: str, formats: list[str], pools: list[str]) -> dg.AssetsDefinition:
+def _export_asset(name: str, formats: list[str], licenses: dict[str, str]) -> dg.AssetsDefinition:
     @dg.asset(
         key=["exports", name],
-        deps=[["mixtures", name], *(["provenance", pool] for pool in pools)],
+        deps=[["mixtures", name], *(["provenance", pool] for pool in licenses)],
         group_name="exports",
         kinds={"json", "parquet"},
-        code_version=f"{export_stage.CODE}-{fingerprint(formats)[:12]}",
+        code_version=f"{export_stage.CODE}-{fingerprint(formats, licenses)[:12]}",
         description=f"The training files of mixture {name}, with provenance and a manifest.",
     )
     def export(project: Project) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        manifest = export_stage.export_mixture(project.tables, name, formats, pools)
+        manifest = export_stage.export_mixture(project.tables, name, formats, licenses)
         folder = (project.layout.home / manifest.files[0].path).parent
         result = materialized(project.tables, manifest, columns_from={"messages": [f"mixtures/{name}.messages"]})
         return result._replace(metadata={**(result.metadata or {}), "folder": file_link(folder)})
@@ -126,21 +152,21 @@ def _export_asset(name: str, formats: list[str], pools: list[str]) -> dg.AssetsD
 
 
 def _report_asset(
-    settings: MixtureSettings, compare_with: str | None, pools: list[str], tasks: list[str], check_specs: Callable[[], list[dg.AssetCheckSpec]]
+    settings: MixtureSettings, compare_with: str | None, licenses: dict[str, str], tasks: list[str], check_specs: Callable[[], list[dg.AssetCheckSpec]]
 ) -> dg.AssetsDefinition:
     name, compared = settings.name, [["mixtures", compare_with]] if compare_with else []
     own_tasks = [] if settings.method == "random" else list(settings.tasks) or tasks
 
     @dg.asset(
         key=["reports", name],
-        deps=[["mixtures", name], *compared, *(["unique", pool] for pool in pools)],
+        deps=[["mixtures", name], ["exports", name], *compared, *([stage, pool] for stage in ("clean", "unique") for pool in licenses)],
         group_name="reports",
         kinds={"html"},
-        code_version=f"{report_stage.CODE}-{fingerprint(compare_with)[:12]}",
+        code_version=f"{report_stage.CODE}-{fingerprint(compare_with, licenses)[:12]}",
         description=f"The page about mixture {name} that people read.",
     )
     def report(context: dg.AssetExecutionContext, project: Project) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        manifest = report_stage.report_mixture(project.tables, name, pools, own_tasks, compare_with, latest_outcomes(context.instance, check_specs()))
+        manifest = report_stage.report_mixture(project.tables, name, licenses, own_tasks, compare_with, latest_outcomes(context.instance, check_specs()))
         result = materialized(project.tables, manifest)
         return result._replace(metadata={**(result.metadata or {}), "page": file_link(project.layout.home / manifest.files[0].path)})
 

@@ -18,7 +18,7 @@ from rds_dagster.components.siblings import mixture_names, pool_names, task_name
 from rds_dagster.errors import SettingsError
 from rds_dagster.fingerprint import fingerprint
 from rds_dagster.lineage.models import CODE, TABLE, materialize_model
-from rds_dagster.lineage.sql import SqlModel, expand, is_empty_union, known_keys, parse_model, refuse_cycles
+from rds_dagster.lineage.sql import SqlModel, expand, known_keys, left_out, parse_model, refuse_cycles
 from rds_dagster.project import project_folder
 from rds_dagster.scores.settings import METHOD
 from rds_dagster.storage.manifest import Manifest
@@ -64,12 +64,14 @@ def read_models(folder: Path) -> list[SqlModel]:
 def model_assets(models: Sequence[SqlModel], all_models: Sequence[SqlModel], known: Sequence[str]) -> list[dg.AssetsDefinition]:
     """An asset for each of ``models``; they may read ``all_models`` and the ``known`` assets of the pipeline. Raises SettingsError.
 
-    A model over a union that has no member yet (``mixtures.all`` in a new project) is left out until it has one.
+    A model over a union that has no member yet (``mixtures.all`` in a new project) is left out until it has one, and so is
+    a model that reads one that is left out.
     """
     refuse_cycles(all_models)
     readable = [*known, *(model.key for model in all_models)]
     parents = {model.key: expand(model.dependencies, readable, file=model.file) for model in models}
-    return [_asset(model, parents[model.key]) for model in models if not any(is_empty_union(table, readable) for table in model.dependencies)]
+    out = left_out(all_models, readable)
+    return [_asset(model, parents[model.key]) for model in models if (model.schema, model.name) not in out]
 
 
 def _refuse_clashes(models: Sequence[SqlModel], mixtures: Sequence[str]) -> None:

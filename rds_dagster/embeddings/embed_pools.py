@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 
 import numpy as np
 
 from rds_dagster.cleaning.texts import stream_conversations
-from rds_dagster.cleaning.unique import owned_ids
 from rds_dagster.embeddings.encoder import EncodedBatch, load_encoder
 from rds_dagster.embeddings.identity import EncoderIdentity
 from rds_dagster.embeddings.progress import Progress
@@ -23,7 +23,8 @@ from rds_dagster.storage.tables import TableStore, make_recipe, positions_in
 from rds_dagster.storage.vectors import VectorStore
 
 CODE = 1  # raise when an embeddings manifest would change for equal inputs
-CHUNK_ROWS = 4096  # rows of one commit: what a kill can cost at most
+CHUNK_ROWS = 4096  # rows of one commit, unless CHUNK_S seconds are over sooner: what a kill can cost at most
+CHUNK_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -39,19 +40,19 @@ class EmbeddedPools:
 def embed_pools(store: TableStore, encoder: EncoderIdentity, encoder_name: str, pools: Sequence[str]) -> EmbeddedPools:
     """Make embeddings/<pool> current for the given pools."""
     vectors = VectorStore(store.layout, encoder.fingerprint, encoder.dims)
-    owned = {pool: owned_ids(store, [pool]) for pool in pools}
     with vectors.writing():
+        unique = {pool: store.need(f"unique/{pool}") for pool in pools}
+        owned = {pool: np.sort(store.ids(manifest, "kept")) for pool, manifest in unique.items()}
         stored = np.sort(vectors.ids())
         missing = {pool: ids[~positions_in(stored, ids)[1]] for pool, ids in owned.items()}
         tokens = _embed_missing(store, encoder, vectors, missing) if any(len(ids) for ids in missing.values()) else 0
     manifests = {}
     for pool, ids in owned.items():
-        unique = store.need(f"unique/{pool}")
-        parents = {unique.key: unique.fingerprint, f"encoders/{encoder_name}": encoder.fingerprint}
+        parents = {unique[pool].key: unique[pool].fingerprint, f"encoders/{encoder_name}": encoder.fingerprint}
         recipe = make_recipe("embeddings", CODE, {}, parents)
         manifests[pool] = Manifest(
             key=f"embeddings/{pool}",
-            fingerprint=fingerprint("embeddings", encoder.fingerprint, unique.fingerprint),
+            fingerprint=fingerprint("embeddings", encoder.fingerprint, unique[pool].fingerprint),
             recipe=recipe,
             settings={},
             parents=parents,
@@ -75,15 +76,15 @@ def _embed_missing(store: TableStore, encoder: EncoderIdentity, vectors: VectorS
     """Encode and store the missing examples; returns tokens embedded."""
     ids = np.sort(np.concatenate(list(missing.values())))  # (N,) S16
     model = load_encoder(encoder)
-    chunk, tokens, found = _Chunk(), 0, np.zeros(len(ids), bool)
+    chunk, tokens, found, began = _Chunk(), 0, np.zeros(len(ids), bool), monotonic()
     with Progress("embed", total=len(ids)) as progress:
         for batch in model.encode_stream(_texts(store, encoder, missing, ids, found), progress=progress):
             chunk.parts.append(batch)
             chunk.rows += len(batch.rows)
             tokens += int(batch.num_tokens.sum())
-            if chunk.rows >= CHUNK_ROWS:
+            if chunk.rows >= CHUNK_ROWS or monotonic() - began >= CHUNK_S:
                 _write(vectors, ids, chunk, model.made_on)
-                chunk = _Chunk()
+                chunk, began = _Chunk(), monotonic()
         if chunk.rows:
             _write(vectors, ids, chunk, model.made_on)
     if not found.all():

@@ -80,7 +80,7 @@ def sampled_positions(ids: np.ndarray, sample: int, seed: int) -> np.ndarray:
     """Positions of the ``sample`` ids with the smallest seeded fractions, ascending; ids (N,) S16 sorted, ties go to the smaller id."""
     if len(ids) <= sample:
         return np.arange(len(ids))
-    fractions = seeded_fractions(ids, seed)
+    fractions = seeded_fractions(ids, seed, "profile")
     near = np.flatnonzero(fractions <= np.partition(fractions, sample - 1)[sample - 1])
     return np.sort(near[np.argsort(fractions[near], kind="stable")][:sample])
 

@@ -1,11 +1,11 @@
 """Asset exports/<name>: the current version of a mixture as training files, with provenance as it stands now.
 
-exports/<name>/<fingerprint>/  messages.jsonl, examples.parquet, manifest.json (written last)
+exports/<name>/<recipe>/  messages.jsonl, examples.parquet, manifest.json (written last)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,17 +21,17 @@ from rds_dagster.storage.tables import TableStore, id_array, make_recipe
 CODE = 1  # raise when the bytes of an export would change
 
 
-def export_mixture(store: TableStore, name: str, formats: Sequence[str], pools: Sequence[str]) -> Manifest:
-    """Make exports/<name> current; its data version is that of the files' bytes."""
+def export_mixture(store: TableStore, name: str, formats: Sequence[str], licenses: Mapping[str, str]) -> Manifest:
+    """Make exports/<name> current; its data version is that of the files' bytes. ``licenses``: pool -> licence as stated, for all pools of the corpus."""
     mixture = store.need(f"mixtures/{name}")
-    places = [store.need(f"provenance/{pool}") for pool in pools]
+    places = [store.need(f"provenance/{pool}") for pool in licenses]
     parents = {m.key: m.fingerprint for m in [mixture, *places]}
-    recipe = make_recipe("export", CODE, list(formats), parents)
+    recipe = make_recipe("export", CODE, [list(formats), licenses], parents)
     if current := store.reusable(f"exports/{name}", recipe):
         return current
     folder = store.layout.exports / name / recipe
-    files = write_files(store, mixture, formats, folder, pools)
-    content = fingerprint("export", {path.name: file_digest(path) for path in files})
+    files = write_files(store, mixture, formats, folder, list(licenses))
+    content = fingerprint("export", {path.name: file_digest(path) for path in files}, licenses)
     manifest = Manifest(
         key=f"exports/{name}",
         fingerprint=content,
@@ -40,7 +40,7 @@ def export_mixture(store: TableStore, name: str, formats: Sequence[str], pools: 
         parents=parents,
         counts=mixture.counts,
         files=tuple(TableFile(path.suffix[1:], str(path.relative_to(store.layout.home)), mixture.counts.kept, path.stat().st_size) for path in files),
-        details={"mixture": mixture.fingerprint, "mixture_settings": mixture.settings, **{k: mixture.details[k] for k in ("licenses", "upstream")}},
+        details={"mixture": mixture.fingerprint, "mixture_settings": mixture.settings, "licenses": dict(licenses), "upstream": mixture.details["upstream"]},
     )
     write_text(folder / "manifest.json", dump_manifests([manifest]))
     store.commit([manifest])
@@ -57,10 +57,16 @@ def write_files(store: TableStore, mixture: Manifest, formats: Sequence[str], fo
 
 
 def export_to(store: TableStore, name: str, export_format: str, folder: Path) -> Path:
-    """Write a mixture's current version in one format into any folder; returns the file. Raises SettingsError for an unknown format."""
+    """Write a mixture's current version in one format into any folder, its manifest beside it; returns the training file.
+
+    Both begin with the mixture's name, so that several mixtures fit one folder. Raises SettingsError for an unknown format.
+    """
     mixture = store.manifest(f"mixtures/{name}")
     if mixture is None:
         known = ", ".join(m.key.split("/", 1)[1] for m in store.manifests("mixtures")) or "none yet"
         raise StateError(f"mixture {name!r} is not there; made so far: {known}. Run `rds run '+mixtures/{name}'` or mend the name")
     pools = [m.key.split("/", 1)[1] for m in store.manifests("provenance")]
-    return write_files(store, mixture, [export_format], folder.resolve(), pools)[0]
+    (written,) = write_files(store, mixture, [export_format], folder.resolve(), pools)
+    named = written.replace(written.with_name(f"{name}.{written.name}"))
+    write_text(named.with_name(f"{name}.manifest.json"), dump_manifests([mixture]))
+    return named

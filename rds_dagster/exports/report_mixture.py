@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import duckdb
@@ -26,6 +26,7 @@ from rds_dagster.exports.report import (
 )
 from rds_dagster.fingerprint import file_digest
 from rds_dagster.scores.score_tasks import score_key
+from rds_dagster.scores.settings import METHOD
 from rds_dagster.storage.atomic import write_text
 from rds_dagster.storage.manifest import Manifest, TableFile
 from rds_dagster.storage.tables import TableStore, make_recipe
@@ -38,24 +39,25 @@ SHOWN_LOSSES = 2  # of each stage, reason and pool
 
 
 def report_mixture(
-    store: TableStore, name: str, pools: Sequence[str], tasks: Sequence[str], compare_with: str | None, checks: Sequence[CheckOutcome]
+    store: TableStore, name: str, licenses: Mapping[str, str], tasks: Sequence[str], compare_with: str | None, checks: Sequence[CheckOutcome]
 ) -> Manifest:
     """Write the page about a mixture and make reports/<name> current.
 
-    ``pools``: all of the corpus, in order; ``tasks``: those that the mixture is for, none for a random one; ``checks``: latest outcomes.
+    ``licenses``: pool -> licence as stated, for all pools of the corpus, in order; ``tasks``: those that the mixture is for, none for a
+    random one; ``checks``: latest outcomes.
     """
     mixture = store.need(f"mixtures/{name}")
     compared = store.need(f"mixtures/{compare_with}") if compare_with else None
-    unique = [store.need(f"unique/{pool}") for pool in pools]
-    parents = {m.key: m.fingerprint for m in [mixture, *unique, *([compared] if compared else [])]}
+    pools = [store.need(f"{stage}/{pool}") for stage in ("clean", "unique") for pool in licenses]
+    parents = {m.key: m.fingerprint for m in [mixture, store.need(f"exports/{name}"), *pools, *([compared] if compared else [])]}
     with Warehouse(store.layout).in_memory() as connection:
-        data = _gather(store, connection, mixture, pools, tasks, compare_with, checks)
+        data = _gather(store, connection, mixture, licenses, tasks, compare_with, checks)
     page = store.layout.reports / f"{name}.html"
     write_text(page, render_report(data))
     manifest = Manifest(
         key=f"reports/{name}",
         fingerprint=file_digest(page),
-        recipe=make_recipe("report", CODE, [compare_with], parents),
+        recipe=make_recipe("report", CODE, [compare_with, licenses], parents),
         settings={"compare_with": compare_with},
         parents=parents,
         counts=mixture.counts,
@@ -66,10 +68,10 @@ def report_mixture(
 
 
 def _gather(
-    store: TableStore, connection: duckdb.DuckDBPyConnection, mixture: Manifest, pools: Sequence[str], tasks: Sequence[str],
+    store: TableStore, connection: duckdb.DuckDBPyConnection, mixture: Manifest, licenses: Mapping[str, str], tasks: Sequence[str],
     compare_with: str | None, checks: Sequence[CheckOutcome],
 ) -> ReportData:  # fmt: skip
-    name = mixture.key.split("/", 1)[1]
+    name, pools = mixture.key.split("/", 1)[1], list(licenses)
     connection.execute(f'create view picked as select * from mixtures."{name}"')
     if compare_with:
         connection.execute(f'create view compared as select * from mixtures."{compare_with}"')
@@ -80,7 +82,7 @@ def _gather(
         method=str(mixture.settings["method"]),
         budget=_whole(mixture.settings["budget"]),
         settings=tuple((key, _said(value)) for key, value in mixture.settings.items() if value not in (None, [], "")),
-        pools=tuple(_funnel(store, connection, pool) for pool in pools),
+        pools=tuple(_funnel(store, connection, pool, license) for pool, license in licenses.items()),
         sources=_sources(connection, is_compared=compare_with is not None),
         tasks=tuple(_task_fit(store, connection, task, is_compared=compare_with is not None) for task in tasks),
         lengths=make_histogram(*_lengths(connection, pools, is_compared=compare_with is not None), log=True),
@@ -94,11 +96,11 @@ def _gather(
     )
 
 
-def _funnel(store: TableStore, connection: duckdb.DuckDBPyConnection, pool: str) -> PoolFunnel:
+def _funnel(store: TableStore, connection: duckdb.DuckDBPyConnection, pool: str, license: str) -> PoolFunnel:
     clean, unique = store.need(f"clean/{pool}"), store.need(f"unique/{pool}")
     drops = [Drop(stage, reason, count) for stage, counts in (("clean", clean.counts), ("unique", unique.counts)) for reason, count in counts.dropped.items()]
     selected = _number(connection, "select count(*) from picked where pool = ?", [pool])
-    return PoolFunnel(pool, clean.counts.rows_in, clean.counts.kept, unique.counts.kept, selected, tuple(drops), str(clean.details["license"]))
+    return PoolFunnel(pool, clean.counts.rows_in, clean.counts.kept, unique.counts.kept, selected, tuple(drops), license)
 
 
 def _sources(connection: duckdb.DuckDBPyConnection, *, is_compared: bool) -> tuple[SourceShare, ...]:
@@ -114,7 +116,7 @@ def _sources(connection: duckdb.DuckDBPyConnection, *, is_compared: bool) -> tup
 
 
 def _task_fit(store: TableStore, connection: duckdb.DuckDBPyConnection, task: str, *, is_compared: bool) -> TaskFit:
-    scores = f'scores_rds."{task}"'
+    scores = f'scores_{METHOD}."{task}"'
     every = _column(connection, f"select score from {scores}")
     picked = _column(connection, "select score from picked where task = ?", [task])
     compared = _column(connection, f"select s.score from compared c join {scores} s using (id)") if is_compared else None

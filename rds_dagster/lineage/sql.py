@@ -115,6 +115,15 @@ def is_empty_union(table: TableName, known: Iterable[str]) -> bool:
     return name == ALL and schema in ALL_GROUPS and not members(schema, known)
 
 
+def left_out(models: Iterable[SqlModel], known: Iterable[str]) -> frozenset[TableName]:
+    """The models that cannot be made yet: they read an ``all`` whose group has no instance, or a model that is itself left out."""
+    models, known = list(models), list(known)
+    out = {(model.schema, model.name) for model in models if any(is_empty_union(table, known) for table in model.dependencies)}
+    while more := {(model.schema, model.name) for model in models if model.dependencies & out} - out:
+        out |= more
+    return frozenset(out)
+
+
 def refuse_cycles(models: Iterable[SqlModel]) -> None:
     """Raises SettingsError naming the models of a circle, if some read each other in one."""
     graph = {(model.schema, model.name): model.dependencies for model in models}

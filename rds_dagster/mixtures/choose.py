@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from rds_dagster.embeddings.embed_queries import read_vectors
+from rds_dagster.errors import BudgetError, StateError
 from rds_dagster.mixtures.candidates import Candidates
 from rds_dagster.mixtures.random_choice import balanced, unbalanced
 from rds_dagster.mixtures.selectors import DepthExhausted, Picks, global_top, mean_max, round_robin_queries, round_robin_tasks
@@ -39,6 +40,11 @@ class Choice:
 
 def choose(store: TableStore, settings: MixtureSettings, candidates: Candidates, tasks: Sequence[str]) -> Choice:
     """The picks of a mixture; tasks: all that it is for, in order. Raises BudgetError before any scores are read."""
+    if not len(candidates.ids):
+        raise BudgetError(
+            f"mixture {settings.name!r}: nothing to choose from, its pools ({', '.join(candidates.pools)}) keep 0 examples after cleaning and deduplication; "
+            "mend their files (the quarantine says why rows were dropped) or name other pools"
+        )
     if not settings.allow_short:
         candidates.refuse_budget(settings.name, settings.budget)
     if settings.method == "random":
@@ -104,9 +110,13 @@ def _best_queries(store: TableStore, manifests: Sequence[Manifest], ids: np.ndar
 def _column(store: TableStore, manifest: Manifest, ids: np.ndarray, name: str) -> np.ndarray:
     """One column of a score table for sorted ids (N,) S16, streamed from its blocks."""
     values = np.empty(len(ids), np.float32 if name == "score" else np.int32)
+    num_found = 0
     for batch in store.stream(manifest, "scores", ["id", name]):
         places, is_wanted = positions_in(ids, id_array(batch.column("id")))
         values[places[is_wanted]] = batch.column(name).to_numpy()[is_wanted]
+        num_found += int(is_wanted.sum())
+    if num_found != len(ids):
+        raise StateError(f"{manifest.key} scores {num_found:,} of {len(ids):,} candidates; run `rds run '{manifest.key}'` to score the others")
     return values
 
 
@@ -124,6 +134,10 @@ def _stored_top(store: TableStore, scores: Manifest, ids: np.ndarray) -> TopList
 
 
 def _deeper(store: TableStore, scores: Manifest, ids: np.ndarray, depth: int) -> TopList:
-    embeddings = [store.need(key) for key in scores.parents if key.startswith("embeddings/")]
-    (queries,) = [store.need(key) for key in scores.parents if key.startswith("queries/")]
+    parents = [store.need(key) for key in scores.parents]
+    for parent in parents:
+        if parent.fingerprint != scores.parents[parent.key]:
+            raise StateError(f"{parent.key} changed since {scores.key} was made, and deeper lists are needed; run `rds run '{scores.key}'` first")
+    embeddings = [parent for parent in parents if parent.key.startswith("embeddings/")]
+    (queries,) = [parent for parent in parents if parent.key.startswith("queries/")]
     return deeper_top(vector_store(store, embeddings), ids, read_vectors(store, queries), depth)

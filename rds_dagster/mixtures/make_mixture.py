@@ -48,7 +48,9 @@ def make_mixture(store: TableStore, settings: MixtureSettings, all_pools: Sequen
     """Make mixtures/<name> current; pools and tasks in the order in which they count, for settings that name none."""
     pools, tasks = settings.pools or tuple(all_pools), settings.tasks or tuple(all_tasks)
     scores = [] if settings.method == "random" else [store.need(score_key(task)) for task in tasks]
-    parents = {m.key: m.fingerprint for m in [*(store.need(f"unique/{pool}") for pool in pools), *scores]}
+    unique = [store.need(f"unique/{pool}") for pool in pools]
+    refuse_outdated(unique, scores, settings.name)
+    parents = {m.key: m.fingerprint for m in [*unique, *scores]}
     recipe = make_recipe("mixture", CODE, [settings, tasks if scores else ()], parents)
     if current := store.reusable(f"mixtures/{settings.name}", recipe):
         return MadeMixture(current, 0, reused=True)
@@ -67,6 +69,16 @@ def make_mixture(store: TableStore, settings: MixtureSettings, all_pools: Sequen
     manifest = _manifest(store, folder, folder, settings, choice, recipe, parents, version)
     store.commit([manifest])
     return MadeMixture(manifest, choice.deepened, reused=False)
+
+
+def refuse_outdated(unique: Sequence[Manifest], scores: Sequence[Manifest], mixture: str) -> None:
+    """Raise StateError if scores were made for another state of a pool: examples without a score must not be passed over."""
+    for manifest in scores:
+        scored = manifest.details["embedded"]
+        assert isinstance(scored, list), "score_tasks wrote it"
+        for pool in unique:
+            if pool.fingerprint not in scored:
+                raise StateError(f"{manifest.key} was made for another state of {pool.key}; run `rds run '+mixtures/{mixture}'`, which brings both to one")
 
 
 def version_fingerprint(settings: MixtureSettings, candidates: Candidates, choice: Choice) -> str:

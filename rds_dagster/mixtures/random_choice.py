@@ -22,7 +22,7 @@ def unbalanced(ids: np.ndarray, budget: int, seed: int, *, allow_short: bool = F
 
     ids (N,) S16; returns (K,) int64. Budget k gives the first k of budget k + 1. Raises BudgetError if budget > N, unless ``allow_short``.
     """
-    return _smallest(seeded_fractions(ids, seed), supplied_budget(budget, len(ids), allow_short=allow_short))
+    return _smallest(seeded_fractions(ids, seed, "mixture"), supplied_budget(budget, len(ids), allow_short=allow_short))
 
 
 def balanced(ids: np.ndarray, groups: np.ndarray, num_groups: int, budget: int, seed: int, *, allow_short: bool = False) -> np.ndarray:
@@ -34,7 +34,7 @@ def balanced(ids: np.ndarray, groups: np.ndarray, num_groups: int, budget: int, 
     """
     assert num_groups >= 1 and groups.shape == ids.shape and (not len(groups) or (groups.min() >= 0 and groups.max() < num_groups)), "a group is out of range"
     budget = supplied_budget(budget, len(ids), allow_short=allow_short)
-    fractions = seeded_fractions(ids, seed)
+    fractions = seeded_fractions(ids, seed, "mixture")
     sizes = np.bincount(groups, minlength=num_groups)
     shares = equal_shares(sizes, budget)
     grouped = np.argsort(groups.astype(np.min_scalar_type(num_groups)), kind="stable")  # a radix sort, O(N), up to 65,535 groups

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from rds_dagster.errors import SettingsError, unknown_choice
@@ -12,14 +13,24 @@ from rds_dagster.mixtures.selectors import OnTaken
 Method = Literal["rds", "random"]
 Selector = Literal["round_robin", "mean_max", "global_top"]
 
+BELONGS: Mapping[str, tuple[Method, Selector | None]] = {
+    "selector": ("rds", None),
+    "tasks": ("rds", None),
+    "on_taken": ("rds", "round_robin"),
+    "balanced": ("random", None),
+    "seed": ("random", None),
+}
+"""Setting -> the method, and the selector (None: any), with which alone it has an effect; settings not named here always have one."""
+
 
 @dataclass(frozen=True)
 class MixtureSettings:
     """One mixture: how many examples, chosen how, from which pools, for which tasks; raises SettingsError.
 
-    ``budget`` counts examples. ``selector``, ``tasks`` (none named: all) and ``on_taken`` are for method rds; ``balanced`` and ``seed`` for
-    method random. ``pools``: only their examples may be picked (none named: all). ``required_sources``: a check fails if one of them
-    gives no example. ``allow_short``: take fewer than the budget where it cannot be met, instead of failing.
+    ``budget`` counts examples. ``selector`` and ``tasks`` (none named: all) are for method rds, ``on_taken`` for its selector round_robin;
+    ``balanced`` and ``seed`` for method random. A setting that would have no effect must keep its default. ``pools``: only their examples
+    may be picked (none named: all). ``required_sources``: a check fails if one of them gives no example. ``allow_short``: take fewer than
+    the budget where it cannot be met, instead of failing.
     """
 
     name: str
@@ -39,7 +50,7 @@ class MixtureSettings:
         self._check_numbers()
         self._check_choices()
         self._check_lists()
-        self._check_random_ignores_nothing()
+        self._check_all_have_effect()
 
     def _check_name(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
@@ -70,10 +81,15 @@ class MixtureSettings:
             if twice:
                 raise SettingsError(f"mixture {self.name!r}: {field} names {', '.join(twice)} more than once; name each once")
 
-    def _check_random_ignores_nothing(self) -> None:
-        if self.method != "random":
-            return
-        if self.selector != "round_robin":
-            raise SettingsError(f"mixture {self.name!r}: selector {self.selector!r} has no effect with method 'random'; leave selector out or set method: rds")
-        if self.tasks:
-            raise SettingsError(f"mixture {self.name!r}: tasks {', '.join(self.tasks)} have no effect with method 'random'; leave tasks out or set method: rds")
+    def _check_all_have_effect(self) -> None:
+        for field in fields(self):
+            method, selector = BELONGS.get(field.name, (self.method, None))
+            value = getattr(self, field.name)
+            if value == field.default or (method == self.method and selector in (None, self.selector)):
+                continue
+            now = f"method {self.method!r}" if method != self.method else f"selector {self.selector!r}"
+            owner = f"method {method!r}" if selector is None else f"selector {selector!r} of method {method!r}"
+            shown = ", ".join(value) if isinstance(value, tuple) else repr(value)
+            raise SettingsError(
+                f"mixture {self.name!r}: {field.name} is {shown}, which has no effect with {now}; it belongs to {owner}: leave {field.name} out"
+            )

@@ -56,7 +56,7 @@ State lies in .rds/; delete it to start from nothing.
 CORPUS = """type: rds_dagster.components.Corpus
 
 attributes:
-  pools: [{pools}] # the first one owns a conversation that stands in several
+  pools: [{pools}] # their order: the first one owns a conversation that stands in several; empty: that of the alphabet
   encoder:
     name: minilm
     model: minilm # or a folder, or a Hugging Face id

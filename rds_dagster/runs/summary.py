@@ -13,6 +13,7 @@ from rds_dagster.runs.staleness import find_stale
 from rds_dagster.runs.walk import failing_blocking_checks
 from rds_dagster.storage.layout import Layout
 from rds_dagster.storage.tables import TableStore
+from rds_dagster.storage.vectors import VectorStore
 
 STAGES = ("raw", "clean", "provenance", "unique", "encoders", "embeddings", "queries", "test_items", "scores", "mixtures", "exports", "reports")
 
@@ -29,13 +30,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class ProjectStatus:
-    """``stale``: key -> reasons; ``following``: what a run will look at after them; ``failing_checks``: blocking ones, as asset:check."""
+    """``stale``: key -> reasons; ``following``: what a run will look at after them; ``failing_checks``: blocking ones, as asset:check.
+
+    ``made_on``: the device kinds and library versions that made the stored vectors.
+    """
 
     project: str
     stale: dict[str, list[str]]
     following: list[str]
     failing_checks: list[str]
     stages: list[Stage]
+    made_on: list[str]
 
 
 def project_status(folder: Path) -> ProjectStatus:
@@ -50,6 +55,7 @@ def project_status(folder: Path) -> ProjectStatus:
         following=sorted(key.to_user_string() for key in found.following),
         failing_checks=sorted(failing.values()),
         stages=_stages(project.layout),
+        made_on=_made_on(project.layout),
     )
 
 
@@ -73,6 +79,8 @@ def status_text(said: ProjectStatus) -> str:
         lines += [f"{len(said.following)} may follow", f"  {', '.join(said.following)}"]
     if said.failing_checks:
         lines += ["blocking checks that fail", *(f"  {check}" for check in said.failing_checks)]
+    if len(said.made_on) > 1:
+        lines.append(f"vectors were made on {len(said.made_on)} kinds of device or versions: {'; '.join(said.made_on)}")
     return "\n".join(lines)
 
 
@@ -117,3 +125,9 @@ def _stages(layout: Layout) -> list[Stage]:
                 dropped[reason] = dropped.get(reason, 0) + count
         stages.append(Stage(stage, len(manifests), sum(m.counts.kept for m in manifests), dict(sorted(dropped.items()))))
     return stages
+
+
+def _made_on(layout: Layout) -> list[str]:
+    """What made the vectors of the encoder that embeddings/* name; a column is read, no vector."""
+    encoders = {(manifest.text("encoder"), manifest.number("dims")) for manifest in TableStore(layout).manifests("embeddings")}
+    return sorted({made_on for encoder, dims in encoders for made_on in VectorStore(layout, encoder, dims).made_on()})

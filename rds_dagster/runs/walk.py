@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from socket import socketpair
 from threading import current_thread, main_thread
@@ -28,10 +31,14 @@ from rds_dagster.runs.instance import open_instance, project_lock
 from rds_dagster.runs.loading import LoadedProject, load_project
 from rds_dagster.runs.looking import changed_outside
 from rds_dagster.runs.orphans import free_orphans, process_tags
-from rds_dagster.runs.staleness import MISSING, descendants, find_stale
+from rds_dagster.runs.staleness import MISSING, Staleness, descendants, find_stale
+from rds_dagster.runs.supply import refused_budgets
+from rds_dagster.storage.atomic import remove_old_partials
 from rds_dagster.storage.tables import TableStore
 
 LOCK_TIMEOUT_S = 10.0
+LEFTOVER_S = 3600.0  # half-written files older than this are of a killed process; a run that Dagster's UI started may be writing younger ones
+MAX_MAKINGS = 3  # of one asset within one walk
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 OWN_ERRORS = f"{RdsError.__module__}."  # what the messages of the project's own errors begin with
 BARE_KEY = re.compile(r"""(?<![\w:"'/*])([a-z][a-z0-9_*]*(?:/[a-z0-9_*]+)+)(?!["'])""")
@@ -63,7 +70,9 @@ def select(project: LoadedProject, selection: str | None) -> AbstractSet[dg.Asse
         return every
     written = BARE_KEY.sub(r'key:"\1"', selection)
     try:
-        chosen = dg.AssetSelection.from_string(written).resolve(project.graph) & every
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", dg.BetaWarning)  # dagster warns of a parameter of its own selections
+            chosen = dg.AssetSelection.from_string(written).resolve(project.graph) & every
     except dg.DagsterInvalidSubsetError:  # a word that is no key
         chosen = set()
     except dg.DagsterError as error:
@@ -72,7 +81,8 @@ def select(project: LoadedProject, selection: str | None) -> AbstractSet[dg.Asse
         ) from error
     if not chosen:
         groups = ", ".join(sorted(project.graph.all_group_names))
-        raise SettingsError(f"the selection {selection!r} matches no asset; groups are {groups}; `rds status` lists the keys")
+        near = get_close_matches(selection, [key.to_user_string() for key in every], n=1)
+        raise SettingsError(f"the selection {selection!r} matches no asset{f'; did you mean {near[0]}?' if near else ''}; groups are {groups}")
     return _whole(project, chosen)
 
 
@@ -82,6 +92,7 @@ def run_stale(folder: Path, selection: str | None, say: Say, *, verify: bool = F
     with project_lock(project.layout, LOCK_TIMEOUT_S), open_instance(project.layout) as instance:
         for run_id in free_orphans(instance):
             say(f"run {run_id[:8]} was killed; marked as failed")
+        remove_old_partials(project.layout.home, LEFTOVER_S)
         forget_removed(project)
         return walk(project, instance, selection, say, verify=verify)
 
@@ -100,16 +111,23 @@ def walk(project: LoadedProject, instance: dg.DagsterInstance, selection: str | 
     result = WalkResult()
     given_up: set[dg.AssetKey] = set()
     changed = changed_outside(project, verify=verify)
-    _check_again(project, instance, chosen, say)
+    unchecked = _check_again(project, instance, chosen, say)
+    staleness = find_stale(project, instance, changed)
+    _name_left_out(project, chosen, staleness, say)
     while True:
-        staleness = find_stale(project, instance, changed)
         result.blocked = blocked_by_checks(project, instance, chosen & (staleness.stale.keys() | staleness.following))
-        held_back = given_up | descendants(project, given_up) | {dg.AssetKey.from_user_string(name) for name in result.blocked}
+        given_up |= _give_up_restless(project, chosen & staleness.stale.keys() - given_up, staleness, result, say)
+        held_back = given_up | descendants(project, given_up | unchecked.keys()) | {dg.AssetKey.from_user_string(name) for name in result.blocked}
+        short = _fail(refused_budgets(project, staleness, chosen, held_back), result, say)
+        given_up |= short
+        held_back |= short | descendants(project, short)
         waiting = {key for key in staleness.stale if key in chosen} - held_back
         frontier = _whole(project, waiting - descendants(project, waiting))
         if not frontier:
+            given_up |= _fail(unchecked, result, say)
             for key in (descendants(project, given_up) & chosen) - given_up:
-                result.blocked.setdefault(key.to_user_string(), "something upstream failed")
+                above = sorted(failed.to_user_string() for failed in given_up if key in descendants(project, [failed]))
+                result.blocked.setdefault(key.to_user_string(), f"{above[0]} failed")
             return result
         say(f"making {len(frontier)}: {', '.join(key.to_user_string() for key in sorted(frontier))}")
         for key in sorted(frontier):
@@ -117,6 +135,35 @@ def walk(project: LoadedProject, instance: dg.DagsterInstance, selection: str | 
                 say(f"  {key.to_user_string()}: {'; '.join(staleness.stale.get(key, ('made together with what is stale',)))}")
         run = _run(project, instance, frontier)
         given_up |= _record(project, run, frontier, result, changed, say)
+        unchecked = {key: message for key, message in unchecked.items() if key not in frontier}  # made anew, so checked anew
+        staleness = find_stale(project, instance, changed)
+
+
+def _name_left_out(project: LoadedProject, chosen: AbstractSet[dg.AssetKey], staleness: Staleness, say: Say) -> None:
+    """Say which stale assets stand above the selection but not in it: what is made is made from their old state."""
+    left_out = {above for key in chosen for above in project.graph.get_ancestor_asset_keys(key)} & staleness.stale.keys() - chosen
+    if left_out:
+        names = ", ".join(key.to_user_string() for key in sorted(left_out))
+        say(f"not selected, but stale upstream: {names} (add + before a key to include what is above it)")
+
+
+def _give_up_restless(project: LoadedProject, stale: AbstractSet[dg.AssetKey], staleness: Staleness, result: WalkResult, say: Say) -> set[dg.AssetKey]:
+    """Fail what is stale again after MAX_MAKINGS makings, so that a walk ends; returns it with what is made together with it."""
+    made = Counter(result.made)
+    restless = {
+        key: f"made {MAX_MAKINGS} times in this run and stale again: {'; '.join(staleness.stale[key])}. Nothing may change what it reads while a run goes on"
+        for key in stale
+        if made[key.to_user_string()] >= MAX_MAKINGS
+    }
+    return _whole(project, _fail(restless, result, say))
+
+
+def _fail(messages: Mapping[dg.AssetKey, str], result: WalkResult, say: Say) -> set[dg.AssetKey]:
+    """Take failures into the result and say them; returns their assets."""
+    for key, message in sorted(messages.items()):
+        result.failed[key.to_user_string()] = message
+        say(f"✗ {key.to_user_string()}: {message}")
+    return set(messages)
 
 
 def _whole(project: LoadedProject, keys: Iterable[dg.AssetKey]) -> set[dg.AssetKey]:
@@ -124,15 +171,23 @@ def _whole(project: LoadedProject, keys: Iterable[dg.AssetKey]) -> set[dg.AssetK
     return {member for key in keys for member in project.graph.get(key).execution_set_asset_keys}
 
 
-def _check_again(project: LoadedProject, instance: dg.DagsterInstance, chosen: AbstractSet[dg.AssetKey], say: Say) -> None:
-    """Run the blocking checks on the selection, and on what stands above it, that failed (they may be mended) or that a killed run left out."""
+def _check_again(project: LoadedProject, instance: dg.DagsterInstance, chosen: AbstractSet[dg.AssetKey], say: Say) -> dict[dg.AssetKey, str]:
+    """Run the blocking checks on the selection, and on what stands above it, that failed (they may be mended) or that a killed run left out.
+
+    Returns asset -> why its checks could not run: nothing below it may be made until it is made, and so checked, anew.
+    """
     near = chosen | {above for key in chosen for above in project.graph.get_ancestor_asset_keys(key)}
     checks = {key for key in open_checks(project, instance) if key.asset_key in near}
-    if checks:
-        job = project.repository.get_implicit_global_asset_job_def().get_subset(asset_check_selection=checks)
+    if not checks:
+        return {}
+    job = project.repository.get_implicit_global_asset_job_def().get_subset(asset_check_selection=checks)
+    with _interrupting():
         run = job.execute_in_process(instance=instance, raise_on_error=False, tags=process_tags(), run_config=QUIET)
-        for evaluation in run.get_asset_check_evaluations():
-            say(f"check {evaluation.asset_key.to_user_string()}:{evaluation.check_name} {'passes now' if evaluation.passed else 'still fails'}")
+    for evaluation in run.get_asset_check_evaluations():
+        say(f"check {evaluation.asset_key.to_user_string()}:{evaluation.check_name} {'passes now' if evaluation.passed else 'still fails'}")
+    failures = {step: _words(error) for step, error in _errors(run).items()}
+    silent = checks - {evaluation.asset_check_key for evaluation in run.get_asset_check_evaluations()}
+    return {key.asset_key: f"its checks could not run: {failures.get(_step(project, key), 'the run did not start; see the Dagster UI')}" for key in silent}
 
 
 def blocked_by_checks(project: LoadedProject, instance: dg.DagsterInstance, keys: Iterable[dg.AssetKey]) -> dict[str, str]:
@@ -210,19 +265,21 @@ def _record(
         result.made.append(name)
         changed.pop(name, None)
         say(f"✓ {name}: {_figures(event.step_materialization_data.materialization.metadata)}")
+    stopping: dict[dg.AssetKey, str] = {}
     for evaluation in run.get_asset_check_evaluations():
         if not evaluation.passed:
             word = "failed" if evaluation.severity == dg.AssetCheckSeverity.ERROR else "warns"
+            if _is_failure(evaluation):
+                stopping[evaluation.asset_key] = evaluation.check_name
             say(f"! check {evaluation.asset_key.to_user_string()}:{evaluation.check_name} {word}: {evaluation.description or ''}")
     failures = {step: _words(error) for step, error in _errors(run).items()}
     lost = {key: failures.get(_step(project, key), "the run did not start; see the Dagster UI") for key in frontier - made}
     for check in project.graph.asset_check_keys:
         if _step(project, check) in failures and check.asset_key not in lost:
-            lost[check.asset_key] = f"made, but its checks could not run: {failures[_step(project, check)]}"
-    for key, message in sorted(lost.items()):
-        result.failed[key.to_user_string()] = message
-        say(f"✗ {key.to_user_string()}: {message}")
-    return set(lost)
+            failed = stopping.get(check.asset_key)
+            why = f"its blocking check {failed} failed" if failed else f"its checks could not run: {failures[_step(project, check)]}"
+            lost[check.asset_key] = f"made, but {why}"
+    return _fail(lost, result, say)
 
 
 def _step(project: LoadedProject, key: dg.AssetKey | dg.AssetCheckKey) -> str:

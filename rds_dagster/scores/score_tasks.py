@@ -134,11 +134,11 @@ def _write_task(store: TableStore, task: _Task, blocks: list[Block], embeddings:
         path = task.paths(block)[0]
         block_files.append(TableFile("scores", str(path.relative_to(store.layout.home)), len(block.ids), path.stat().st_size))
     manifest = draft.manifest(
-        fingerprint=fingerprint("scores", task.folder.name, ids_fingerprint(live)),
+        fingerprint=fingerprint("scores", task.folder.name, task.queries.fingerprint, ids_fingerprint(live)),
         settings={"method": METHOD, "depth": settings.depth},
         parents=parents,
         counts=Counts(len(live), len(live)),
-        details={"queries": len(task.vectors), "blocks": len(blocks)},
+        details={"queries": len(task.vectors), "blocks": len(blocks), "embedded": sorted(m.parents[f"unique/{m.key.split('/', 1)[1]}"] for m in embeddings)},
         more_files=block_files,
     )
     store.commit([manifest])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +15,7 @@ from uuid import uuid4
 from rds_dagster.errors import StateError
 
 PARTIAL_SUFFIX = ".partial"  # a file left by a killed run; never read, removed by the next writer of the folder
+PARTIAL_VERSION = re.compile(r"\.[0-9a-f]+\.[0-9a-f]{8}")  # a version folder that a killed run did not finish
 
 
 @contextmanager
@@ -61,6 +65,26 @@ def remove_partials(folder: Path) -> None:
     """Remove what killed runs left in ``folder``; call only while holding the lock of its writer."""
     for partial in folder.glob(f".*{PARTIAL_SUFFIX}"):
         partial.unlink(missing_ok=True)
+
+
+def remove_old_partials(home: Path, older_than_s: float) -> None:
+    """Remove what killed runs left anywhere below ``home``: partial files, and half-made version folders of mixtures, untouched for so many seconds."""
+    until = time.time() - older_than_s
+    for version in [path for path in home.glob("mixtures/*/.*") if PARTIAL_VERSION.fullmatch(path.name)]:
+        if _is_untouched([version, *version.rglob("*")], until):
+            shutil.rmtree(version, ignore_errors=True)
+    for partial in list(home.rglob(f".*{PARTIAL_SUFFIX}")):
+        if _is_untouched([partial], until):
+            with suppress(OSError):  # it goes with another run, or the next writer of the folder says what is wrong with it
+                partial.unlink()
+
+
+def _is_untouched(paths: list[Path], until: float) -> bool:
+    """Whether nothing was written there since the time ``until``; not so if a path has gone, since someone is at work."""
+    try:
+        return all(path.stat().st_mtime < until for path in paths)
+    except FileNotFoundError:
+        return False
 
 
 def _fsync(path: Path) -> None:

@@ -71,6 +71,10 @@ class TableStore:
     def commit(self, manifests: list[Manifest]) -> None:
         """Make manifests current: the moment at which their assets are finished. All must share one manifest file."""
         (path,) = {self._manifest_path(m.key) for m in manifests}
+        for manifest in manifests:
+            for file in manifest.files:
+                if not (self.layout.home / file.path).exists():
+                    raise StateError(f"{file.path} went before {manifest.key} was finished: another run makes the same asset; let it end and run again")
         before = _read(path)
         self._remove_unnamed({m.key for m in [*before, *manifests]}, {f.path for m in [*before, *manifests] for f in m.files})
         write_text(path, dump_manifests(sorted(manifests, key=lambda m: m.key)))

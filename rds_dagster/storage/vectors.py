@@ -102,13 +102,6 @@ class VectorStore:
         for at in range(start, stop, size):
             yield from table.search().select(columns).offset(at).limit(min(size, stop - at)).to_batches(READ_ROWS)
 
-    def vectors_at(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ids (n,) S16 and vectors (n, D) float16 at written positions (distinct), in ascending order of position."""
-        table = self._open()
-        assert table is not None, "positions come from stored ids"
-        rows = table.take_offsets(np.sort(places).tolist()).select(["id", "vector"]).to_arrow()
-        return id_array(rows.column("id")), vector_array(rows.column("vector"), self.dims)
-
     def made_on(self) -> list[str]:
         """The device kinds and library versions that made the stored vectors, sorted."""
         found: set[str] = set()

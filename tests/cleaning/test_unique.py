@@ -154,7 +154,7 @@ def test_a_share_is_met_but_for_chance(share):
     ids = made_ids(20_000)
     mask = sample_mask(ids, share, 3)
     assert abs(mask.sum() - share * 20_000) < 5 * (20_000 * share * (1 - share)) ** 0.5  # five standard deviations
-    assert (mask == (seeded_fractions(ids, 3) < share)).all()
+    assert (mask == (seeded_fractions(ids, 3, "sample") < share)).all()
 
 
 @given(st.integers(1, 60), st.integers(0, 5), st.randoms())
@@ -180,7 +180,7 @@ def test_a_sample_is_drawn_from_what_a_pool_keeps(pool_folder):
     pools = make_pools(pool_folder, a=numbers[:20], b=numbers)
     made = unify_pools(pool_folder.store, [pools["a"], with_sample(pools["b"], 4)])
     left = np.array(sorted(map(id_of, numbers[20:])), ID_DTYPE)
-    assert kept(pool_folder, made["b"]) == set(left[np.argsort(seeded_fractions(left, 0))[:4]].tolist())
+    assert kept(pool_folder, made["b"]) == set(left[np.argsort(seeded_fractions(left, 0, "sample"))[:4]].tolist())
     assert made["b"].counts.dropped == {DUPLICATE: 20, NOT_SAMPLED: 6}
     left_out = [row for row in pool_folder.rows(made["b"], "quarantine") if row["reason"] == NOT_SAMPLED]
     assert {row["id"] for row in left_out} == set(left.tolist()) - kept(pool_folder, made["b"])

@@ -97,6 +97,18 @@ def test_a_model_over_a_union_without_members_is_left_out_until_there_is_one():
     assert "reports/overlap" in assets(mixtures=["one"])
 
 
+def test_a_model_that_reads_a_model_left_out_is_left_out_too(tmp_path):
+    folder = folder_of(
+        tmp_path,
+        a__last="select n from b.middle union all select n from c.other",
+        b__middle="select n from c.first",
+        c__first="select count(*) as n from mixtures.all",
+        c__other='select count(*) as n from "unique".all',
+    )
+    assert sorted(assets(folder, mixtures=[])) == ["c/other"]
+    assert sorted(assets(folder, mixtures=["one"])) == ["a/last", "b/middle", "c/first", "c/other"]
+
+
 def test_the_code_version_follows_the_sql_and_the_instances_but_not_the_comments(tmp_path):
     def version(text, mixtures=("one",)):
         (spec,) = assets(folder_of(tmp_path, reports__mine=text), mixtures)["reports/mine"].specs

@@ -20,6 +20,7 @@ from rds_dagster.fingerprint import ID_DTYPE
 from rds_dagster.queries.settings import TaskSettings
 from rds_dagster.storage.layout import Layout
 from rds_dagster.storage.tables import TableStore
+from rds_dagster.storage.vectors import vector_array
 
 test_content.__test__ = False  # a function of the product, not a test
 
@@ -77,7 +78,8 @@ def test_a_query_is_embedded_as_a_pool_example_is(flow, root: Path, store: Table
     write(root / "sums.jsonl", [row])
     manifest, _ = embed_queries(store, TASK, encoder, "tiny", root=root)
     (place,) = np.flatnonzero(flow.vectors().ids() == np.array(schema.example_id(row["messages"]), ID_DTYPE))
-    _, stored = flow.vectors().vectors_at(np.array([place]))
+    (batch,) = flow.vectors().stream(["vector"], start=int(place), rows=1)
+    stored = vector_array(batch.column("vector"), encoder.dims)
     assert np.array_equal(read_vectors(store, manifest).astype(np.float16), stored)
 
 

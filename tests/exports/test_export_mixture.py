@@ -17,6 +17,10 @@ def files_of(flow, name: str) -> dict[str, Path]:
     return {file.path.rsplit("/", 1)[1]: flow.store.layout.home / file.path for file in flow.store.need(f"exports/{name}").files}
 
 
+def licenses(flow) -> dict[str, str]:
+    return {pool: f"licence of {pool}" for pool in flow.pools}
+
+
 def test_both_formats_hold_the_mixture(flow) -> None:
     rows = flow.store.read(flow.mixtures["best"].manifest, "examples").to_pylist()
     files = files_of(flow, "best")
@@ -28,7 +32,7 @@ def test_both_formats_hold_the_mixture(flow) -> None:
 
 def test_each_line_can_be_found_at_its_place(own_flow) -> None:
     own_flow.make("everything", 34)
-    export_mixture(own_flow.store, "everything", ["messages"], own_flow.pools)
+    export_mixture(own_flow.store, "everything", ["messages"], licenses(own_flow))
     lines = [json.loads(line) for line in files_of(own_flow, "everything")["messages.jsonl"].read_text().splitlines()]
     assert len(lines) == 34
     for line in lines:
@@ -55,7 +59,7 @@ def test_the_manifest_says_everything_that_led_there(flow) -> None:
 
 def test_exporting_again_does_nothing(own_flow) -> None:
     before = {path: path.stat().st_mtime_ns for path in own_flow.store.layout.exports.rglob("*")}
-    assert export_mixture(own_flow.store, "best", ["messages", "parquet"], own_flow.pools) == own_flow.exports["best"]
+    assert export_mixture(own_flow.store, "best", ["messages", "parquet"], licenses(own_flow)) == own_flow.exports["best"]
     assert {path: path.stat().st_mtime_ns for path in own_flow.store.layout.exports.rglob("*")} == before
 
 
@@ -63,7 +67,7 @@ def test_a_deleted_file_is_written_again(own_flow) -> None:
     path = files_of(own_flow, "best")["messages.jsonl"]
     before = path.read_bytes()
     path.unlink()
-    assert export_mixture(own_flow.store, "best", ["messages", "parquet"], own_flow.pools).fingerprint == own_flow.exports["best"].fingerprint
+    assert export_mixture(own_flow.store, "best", ["messages", "parquet"], licenses(own_flow)).fingerprint == own_flow.exports["best"].fingerprint
     assert path.read_bytes() == before
 
 
@@ -78,9 +82,11 @@ def test_a_moved_line_changes_the_provenance_and_not_the_mixture(own_flow, run_f
     assert all(json.loads(towns.read_text().splitlines()[place["line"] - 1]) for place in moved)
 
 
-def test_export_to_writes_one_file_into_any_folder(flow, tmp_path: Path) -> None:
+def test_export_to_writes_one_file_and_its_manifest_into_any_folder_under_the_mixtures_name(flow, tmp_path: Path) -> None:
     path = export_to(flow.store, "best", "messages", tmp_path / "new" / "folder")
-    assert path == tmp_path / "new" / "folder" / "messages.jsonl"
+    assert path == tmp_path / "new" / "folder" / "best.messages.jsonl"
+    assert sorted(file.name for file in path.parent.iterdir()) == ["best.manifest.json", "best.messages.jsonl"]
+    assert load_manifests(path.with_name("best.manifest.json").read_text(), where="there") == [flow.mixtures["best"].manifest]
     assert path.read_bytes() == files_of(flow, "best")["messages.jsonl"].read_bytes()
 
 
@@ -105,4 +111,10 @@ def test_a_mixture_that_lost_rows_is_refused(own_flow, tmp_path: Path) -> None:
     (path,) = own_flow.store.paths(mixture, "examples")
     pq.write_table(pq.read_table(path).slice(1), path)
     with pytest.raises(StateError, match="mixtures/best has 8 rows and its manifest says 9; run `rds run 'mixtures/best'`"):
-        write_files(own_flow.store, mixture, ["messages"], tmp_path, own_flow.pools)
+        write_files(own_flow.store, mixture, ["messages"], tmp_path, licenses(own_flow))
+
+
+def test_a_changed_licence_makes_the_export_anew_with_it(own_flow) -> None:
+    again = export_mixture(own_flow.store, "best", ["messages", "parquet"], {**licenses(own_flow), "chat": "CC0"})
+    assert again.details["licenses"]["chat"] == "CC0"
+    assert again.fingerprint != own_flow.exports["best"].fingerprint

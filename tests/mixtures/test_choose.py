@@ -9,7 +9,7 @@ import pytest
 
 from rds_dagster.embeddings.embed_queries import read_vectors
 from rds_dagster.errors import BudgetError, StateError
-from rds_dagster.mixtures.candidates import read_candidates
+from rds_dagster.mixtures.candidates import Candidates, read_candidates
 from rds_dagster.mixtures.choose import Choice, choose
 from rds_dagster.mixtures.settings import MixtureSettings
 from rds_dagster.scores.deepen import deeper_top
@@ -123,6 +123,15 @@ def test_a_budget_above_supply_is_refused_before_any_score_is_read(own_flow) -> 
 def test_allow_short_takes_all_there_are(flow, more: dict[str, object]) -> None:
     choice = picked(flow, MixtureSettings("big", 1000, allow_short=True, **more))  # type: ignore[arg-type]
     assert sorted(choice.rows.tolist()) == list(range(34))
+
+
+@pytest.mark.parametrize("allow_short", [False, True])
+@pytest.mark.parametrize("more", [{}, {"tasks": ("adding",)}, {"selector": "global_top"}, {"method": "random"}, {"method": "random", "balanced": False}])
+def test_nothing_to_choose_from_is_refused_whatever_the_method(flow, more: dict[str, object], allow_short: bool) -> None:
+    nothing = Candidates(np.empty(0, "S16"), np.empty(0, np.int32), np.empty(0, np.int32), ("towns", "chat"), ())
+    settings = MixtureSettings("some", 5, allow_short=allow_short, **more)  # type: ignore[arg-type]
+    with pytest.raises(BudgetError, match=r"mixture 'some': nothing to choose from, its pools \(towns, chat\) keep 0 examples .*; mend their files"):
+        choose(flow.store, settings, nothing, flow.tasks)
 
 
 def test_scores_that_are_not_there_are_refused_with_the_mend(own_flow) -> None:

@@ -10,10 +10,15 @@ import numpy as np
 import pytest
 
 from rds_dagster import schema
+from rds_dagster.cleaning.clean import clean_pool
+from rds_dagster.cleaning.settings import CleaningSettings
+from rds_dagster.cleaning.unique import unify_pools
 from rds_dagster.embeddings.embed_queries import read_vectors
-from rds_dagster.errors import BudgetError
+from rds_dagster.errors import BudgetError, StateError
 from rds_dagster.fingerprint import seeded_fractions
 from rds_dagster.mixtures.make_mixture import CHOSEN_QUERY, places_of, upstream
+from rds_dagster.pools.look import record_pool
+from rds_dagster.pools.settings import PoolSettings
 from rds_dagster.storage.manifest import load_manifests
 
 FILES = ("examples.parquet", "provenance.parquet", "queries.parquet", "manifest.json")
@@ -76,7 +81,7 @@ def reference(flow, budget: int, *, pools=(), tasks=(), selector="round_robin", 
 
 def random_reference(flow, budget: int, *, balanced: bool, seed: int = 0, pools=()) -> list[bytes]:
     rows = kept_rows(flow, pools or flow.pools)
-    fractions = seeded_fractions(np.array([row[0] for row in rows], "S16"), seed)
+    fractions = seeded_fractions(np.array([row[0] for row in rows], "S16"), seed, "mixture")
     order = sorted(range(len(rows)), key=lambda row: (fractions[row], row))
     if not balanced:
         return [rows[row][0] for row in order[:budget]]
@@ -291,3 +296,16 @@ def test_another_order_of_pools_names_the_new_owner(own_flow, run_flow: Callable
     assert (folder_of(again, made) / "examples.parquet").read_bytes() == (folder_of(fresh, made) / "examples.parquet").read_bytes()
     owners = [row["pool"] for row in examples_of(again, made)]
     assert {pool: owners.count(pool) for pool in turned} == {"chat": 10, "towns": 10, "sums": 14}
+
+
+def test_scores_of_another_state_of_a_pool_are_refused(own_flow) -> None:
+    more = {"messages": [{"role": "user", "content": "Name a town."}, {"role": "assistant", "content": "Kiel."}]}
+    (own_flow.root / "pools" / "towns" / "more.jsonl").write_text(json.dumps(more) + "\n")
+    pools = [PoolSettings(name, f"pools/{name}") for name in own_flow.pools]
+    record_pool(own_flow.store, pools[1], root=own_flow.root)
+    clean_pool(own_flow.store, pools[1], CleaningSettings(), root=own_flow.root)
+    unify_pools(own_flow.store, pools)
+    for tasks in ((), ("adding",)):
+        with pytest.raises(StateError, match=r"scores/rds/adding was made for another state of unique/towns; run `rds run '\+mixtures/late'`"):
+            own_flow.make("late", 5, tasks=tasks)
+    assert own_flow.make("sums_only", 5, pools=("sums",)).manifest.counts.kept == 5  # its pools are as they were scored

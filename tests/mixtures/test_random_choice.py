@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rds_dagster.cleaning.unique import sample_mask
 from rds_dagster.errors import BudgetError
 from rds_dagster.fingerprint import seeded_fractions
 from rds_dagster.mixtures import random_choice
@@ -16,7 +17,7 @@ def make_ids(count: int, seed: int = 0) -> np.ndarray:
 
 
 def slow_balanced(ids: np.ndarray, groups: np.ndarray, num_groups: int, budget: int, seed: int) -> list[int]:
-    fractions = seeded_fractions(ids, seed)
+    fractions = seeded_fractions(ids, seed, "mixture")
     queues = [sorted(np.flatnonzero(groups == g).tolist(), key=lambda row: (fractions[row], row)) for g in range(num_groups)]
     picks = []
     while len(picks) < budget:
@@ -44,12 +45,12 @@ def grouped_pools(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int, int]:
 @given(count=st.integers(1, 60), seed=st.integers(0, 5), data=st.data())
 def test_unbalanced_takes_the_smallest_fractions_in_order(count: int, seed: int, data: st.DataObject) -> None:
     ids, budget = make_ids(count), data.draw(st.integers(1, count))
-    fractions = seeded_fractions(ids, seed)
+    fractions = seeded_fractions(ids, seed, "mixture")
     assert unbalanced(ids, budget, seed).tolist() == sorted(range(count), key=lambda row: (fractions[row], row))[:budget]
 
 
 def test_equal_fractions_go_to_the_smaller_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(random_choice, "seeded_fractions", lambda ids, seed: np.array([0.5, 0.25, 0.5, 0.5, 0.25, 0.75]))
+    monkeypatch.setattr(random_choice, "seeded_fractions", lambda ids, seed, purpose: np.array([0.5, 0.25, 0.5, 0.5, 0.25, 0.75]))
     assert unbalanced(make_ids(6), 4, 0).tolist() == [1, 4, 0, 2]
     assert balanced(make_ids(6), np.array([0, 1, 0, 0, 1, 1], dtype=np.int32), 2, 4, 0).tolist() == [0, 1, 2, 4]
 
@@ -132,3 +133,12 @@ def test_allow_short_takes_all_there_is() -> None:
 def test_a_group_out_of_range_is_our_own_slip() -> None:
     with pytest.raises(AssertionError, match="a group is out of range"):
         balanced(make_ids(2), np.array([0, 2], dtype=np.int32), 2, 1, 0)
+
+
+def test_a_random_mixture_does_not_prefer_what_a_sample_kept():
+    ids = np.sort(np.frombuffer(np.random.default_rng(5).bytes(16 * 20_000), "S16"))
+    sampled = ids[:10_000][sample_mask(ids[:10_000], 0.1, 0)]  # one pool sampled, one whole, both with the default seed
+    candidates = np.sort(np.concatenate([sampled, ids[10_000:]]))
+    rows = unbalanced(candidates, 1000, 0)
+    share = np.isin(candidates[rows], sampled).mean()
+    assert abs(share - len(sampled) / len(candidates)) < 0.04  # about four standard deviations; one hash for both gave 0.48

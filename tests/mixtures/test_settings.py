@@ -15,7 +15,7 @@ def test_the_defaults_are_the_papers() -> None:
 
 
 def test_full_settings_stand_and_are_frozen() -> None:
-    settings = MixtureSettings("m2", 5, selector="mean_max", tasks=("gsm8k", "bbh"), on_taken="next_best", pools=("flan",), required_sources=("cot",))
+    settings = MixtureSettings("m2", 5, tasks=("gsm8k", "bbh"), on_taken="next_best", pools=("flan",), required_sources=("cot",))
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings.budget = 6
     assert MixtureSettings("r", 5, method="random", balanced=False, seed=-3).seed == -3
@@ -24,8 +24,10 @@ def test_full_settings_stand_and_are_frozen() -> None:
 def test_every_setting_counts_in_the_fingerprint() -> None:
     base = MixtureSettings("a", 5)
     changes = [
-        {"name": "b"}, {"budget": 6}, {"method": "random"}, {"selector": "global_top"}, {"tasks": ("t",)}, {"on_taken": "next_best"}, {"balanced": False},
-        {"seed": 1}, {"pools": ("p",)}, {"required_sources": ("s",)}, {"allow_short": True},
+        {"name": "b"}, {"budget": 6}, {"method": "random"}, {"selector": "global_top"}, {"tasks": ("t",)}, {"on_taken": "next_best"},
+        {"pools": ("p",)}, {"required_sources": ("s",)},
+        {"allow_short": True},
+        {"method": "random", "balanced": False}, {"method": "random", "seed": 1},
     ]  # fmt: skip
     assert {name for change in changes for name in change} == {field.name for field in dataclasses.fields(base)}
     assert len({fingerprint(base), *(fingerprint(dataclasses.replace(base, **change)) for change in changes)}) == len(changes) + 1
@@ -82,8 +84,37 @@ def test_a_list_holds_names_each_once(field: str) -> None:
             MixtureSettings("m", 5, **{field: value})
 
 
-def test_settings_that_random_would_ignore_are_refused() -> None:
-    with pytest.raises(SettingsError, match="mixture 'm': selector 'mean_max' has no effect with method 'random'; leave selector out or set method: rds"):
-        MixtureSettings("m", 5, method="random", selector="mean_max")
-    with pytest.raises(SettingsError, match="mixture 'm': tasks gsm8k, bbh have no effect with method 'random'; leave tasks out or set method: rds"):
-        MixtureSettings("m", 5, method="random", tasks=("gsm8k", "bbh"))
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"method": "random", "selector": "mean_max"},
+            "selector is 'mean_max', which has no effect with method 'random'; it belongs to method 'rds': leave selector out",
+        ),
+        (
+            {"method": "random", "tasks": ("gsm8k", "bbh")},
+            "tasks is gsm8k, bbh, which has no effect with method 'random'; it belongs to method 'rds': leave tasks out",
+        ),
+        (
+            {"method": "random", "on_taken": "next_best"},
+            "on_taken is 'next_best', which has no effect with method 'random'; it belongs to selector 'round_robin' of method 'rds': leave on_taken out",
+        ),
+        (
+            {"selector": "mean_max", "on_taken": "next_best"},
+            "on_taken is 'next_best', which has no effect with selector 'mean_max'; it belongs to selector 'round_robin' of method 'rds': leave on_taken out",
+        ),
+        ({"selector": "global_top", "on_taken": "next_best"}, "on_taken is 'next_best', which has no effect with selector 'global_top'"),
+        ({"balanced": False}, "balanced is False, which has no effect with method 'rds'; it belongs to method 'random': leave balanced out"),
+        ({"seed": 7}, "seed is 7, which has no effect with method 'rds'; it belongs to method 'random': leave seed out"),
+    ],
+)
+def test_a_setting_without_effect_is_refused(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(SettingsError, match=f"mixture 'm': {words}"):
+        MixtureSettings("m", 5, **settings)
+
+
+@pytest.mark.parametrize("choice", [{}, {"selector": "mean_max"}, {"selector": "global_top"}, {"method": "random"}])
+def test_a_default_without_effect_and_what_always_counts_stand(choice: dict[str, object]) -> None:
+    always = {"pools": ("p",), "required_sources": ("s",), "allow_short": True}
+    named = {"on_taken": "skip_turn", "balanced": True, "seed": 0, "tasks": ()}
+    assert MixtureSettings("m", 5, **choice, **always, **named) == MixtureSettings("m", 5, **choice, **always)

@@ -1,11 +1,14 @@
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import dagster as dg
 import pytest
 import yaml
 
+from rds_dagster.embeddings.identity import describe_encoder
 from rds_dagster.errors import SettingsError
 from rds_dagster.runs.loading import load_project
 from rds_dagster.runs.new_project import make_project
@@ -67,12 +70,7 @@ def test_a_project_without_pools_tasks_and_mixtures_loads(tmp_path, at_hand):
     with at_hand(tmp_path / "empty"):
         project = load_project(tmp_path / "empty")
     assert (project.pools, project.tasks, project.mixtures) == ((), (), ())
-    assert {key.to_user_string() for key in project.graph.materializable_asset_keys} == {
-        "encoders/minilm",
-        "reports/composition",
-        "reports/overlap",
-        "reports/score_distribution",
-    }
+    assert {key.to_user_string() for key in project.graph.materializable_asset_keys} == {"encoders/minilm"}
 
 
 def test_loading_is_silent(folder):
@@ -112,6 +110,25 @@ def test_loading_is_silent(folder):
             r"mixture 'more': pools names pool 'sum', which does not exist \(known: sums\)",
         ),
         ("mixtures/more", "Mixture", {"name": "more", "budget": 3, "compare_with": "bset"}, r"compare_with names mixture 'bset', which does not exist"),
+        (
+            "mixtures/more",
+            "Mixture",
+            {"name": "more", "budget": 3, "compare_with": "more"},
+            r"mixture 'more': compare_with names the mixture itself; name another",
+        ),
+        (
+            "mixtures/more",
+            "Mixture",
+            {"name": "more", "budget": 3, "exports": []},
+            r"mixture 'more': exports is \[\]; expected at least one of messages, .*parquet",
+        ),
+        (
+            "mixtures/more",
+            "Mixture",
+            {"name": "more", "budget": 3, "exports": ["parquet", "messages", "parquet"]},
+            r"mixture 'more': exports names parquet more than once; name each format once",
+        ),
+        ("mixtures/more", "Mixture", {"name": "more", "budget": 3, "seed": 4}, r"mixture 'more': seed is 4, which has no effect with method 'rds'"),
         ("mixtures/more", "Mixture", {"name": "more", "budget": 0}, r"mixture 'more': budget is 0; expected a whole number of examples, at least 1"),
         (
             "mixtures/more",
@@ -142,6 +159,37 @@ def test_loading_is_silent(folder):
 def test_a_slip_in_the_yaml_is_refused_in_words(path, kind, attributes, words, folder):
     write(folder, path, kind, **attributes)
     refused(folder, f"(?s){words}")
+
+
+def test_a_mixture_without_pool_or_task_is_refused_with_the_mend(folder):
+    (folder / "assets" / "tasks" / "adding" / "defs.yaml").unlink()
+    refused(folder, r"mixture 'best' has nothing to choose by: method 'rds' needs a task, .*`dg scaffold defs rds_dagster\.components\.Task tasks/NAME`")
+    write(folder, "mixtures/best", "Mixture", name="best", budget=5, method="random")
+    load_project(folder)
+    (folder / "assets" / "pools" / "sums" / "defs.yaml").unlink()
+    refused(folder, r"mixture 'best' has nothing to choose from: the project has no pool; .*`dg scaffold defs rds_dagster\.components\.Pool pools/NAME`")
+
+
+def test_a_model_folder_is_relative_to_the_project_wherever_it_stands(folder, tmp_path, tiny_llama_folder, monkeypatch, at_hand):
+    shutil.copytree(tiny_llama_folder, folder / "models" / "tiny")
+    write(folder, "corpus", "Corpus", encoder={"name": "tiny", "model": "models/tiny", "dtype": "float32"})
+    monkeypatch.chdir(tmp_path)
+    key = dg.AssetKey(["encoders", "tiny"])
+    project = load_project(folder)
+    encoder = project.corpus.encoder_settings
+    assert encoder.model == str(folder / "models" / "tiny")
+    assert describe_encoder(encoder).dims == 64
+    moved = folder.rename(tmp_path / "moved")
+    with at_hand(moved):
+        again = load_project(moved)
+    assert again.graph.get(key).code_version == project.graph.get(key).code_version
+
+
+@pytest.mark.parametrize("model", ["minilm", "somebody/some-model", "/nowhere/model"])
+def test_a_model_that_is_no_folder_of_the_project_stays_as_written(model, folder):
+    write(folder, "corpus", "Corpus", encoder={"name": "other", "model": model})
+    (folder / "minilm").mkdir()
+    assert load_project(folder).corpus.encoder_settings.model == model
 
 
 def test_a_project_without_a_corpus_is_refused(folder):

@@ -1,11 +1,14 @@
 import json
 
+import numpy as np
 import yaml
 
+from rds_dagster.fingerprint import ID_DTYPE
 from rds_dagster.runs.summary import ProjectStatus, Stage, demo_summary, project_status, status_json, status_text
 from rds_dagster.runs.walk import run_stale
 from rds_dagster.storage.layout import Layout
 from rds_dagster.storage.tables import TableStore
+from rds_dagster.storage.vectors import VectorStore
 
 IMPOSSIBLE = {"name": "ten_turns", "type": "expect_column_values_to_be_between", "kwargs": {"column": "num_messages", "min_value": 10}, "severity": "critical"}
 
@@ -41,6 +44,7 @@ def test_the_status_of_a_new_project_lists_everything(new_project):
     assert len(said.stale) == 34
     assert said.following == []
     assert {stage.rows for stage in said.stages} == {0}
+    assert said.made_on == []
 
 
 def test_a_failing_blocking_check_is_in_the_status(own_project):
@@ -55,19 +59,33 @@ def test_a_failing_blocking_check_is_in_the_status(own_project):
     assert status_text(status).endswith("blocking checks that fail\n  clean/sums:ten_turns")
 
 
+def test_the_status_says_when_the_vectors_come_from_two_kinds_of_device(own_project):
+    said = project_status(own_project)
+    assert len(said.made_on) == 1 and "vectors were made on" not in status_text(said)
+    store = TableStore(Layout.of_project(own_project))
+    made = store.need("embeddings/sums")
+    vectors = VectorStore(store.layout, made.text("encoder"), made.number("dims"))
+    with vectors.writing():
+        vectors.append(np.array([b"x" * 16], ID_DTYPE), np.full((1, vectors.dims), vectors.dims**-0.5, np.float16), np.ones(1, np.int32), "another device")
+    said = project_status(own_project)
+    assert len(said.made_on) == 2
+    assert status_text(said).endswith(f"\nvectors were made on 2 kinds of device or versions: {said.made_on[0]}; {said.made_on[1]}")
+
+
 def test_the_json_status_holds_all_that_the_text_says():
-    said = ProjectStatus("/p", {"raw/a": ["the pool's files changed"]}, ["clean/a"], ["clean/a:x"], [Stage("raw", 1, 2, {"odd": 1})])
+    said = ProjectStatus("/p", {"raw/a": ["the pool's files changed"]}, ["clean/a"], ["clean/a:x"], [Stage("raw", 1, 2, {"odd": 1})], ["cpu torch 2.13.0"])
     assert json.loads(status_json(said)) == {
         "project": "/p",
         "stale": {"raw/a": ["the pool's files changed"]},
         "following": ["clean/a"],
         "failing_checks": ["clean/a:x"],
         "stages": [{"stage": "raw", "assets": 1, "rows": 2, "dropped": {"odd": 1}}],
+        "made_on": ["cpu torch 2.13.0"],
     }
 
 
 def test_the_text_of_a_status_reads_like_this():
-    fresh = ProjectStatus("/p", {}, [], [], [Stage("raw", 2, 12345, {}), Stage("clean", 2, 12000, {"empty": 300, "odd": 45})])
+    fresh = ProjectStatus("/p", {}, [], [], [Stage("raw", 2, 12345, {}), Stage("clean", 2, 12000, {"empty": 300, "odd": 45})], ["cpu torch 2.13.0"])
     assert status_text(fresh).splitlines() == [
         "project /p",
         "",

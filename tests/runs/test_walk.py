@@ -130,7 +130,7 @@ def test_verify_finds_a_change_that_size_and_time_hide(own_project):
 def test_a_selection_that_matches_nothing_is_refused_with_the_groups(own_project):
     project = load_project(own_project)
     for selection in ("group:typo", "mixtures/typo", "typo"):
-        with pytest.raises(SettingsError, match=rf"selection '{selection}' matches no asset; groups are clean, embeddings, .*`rds status` lists the keys"):
+        with pytest.raises(SettingsError, match=rf"selection '{selection}' matches no asset.*; groups are clean, embeddings, "):
             select(project, selection)
     with pytest.raises(SettingsError, match=r"selection 'group:' cannot be read: .*Try a key such as mixtures/NAME"):
         select(project, "group:")
@@ -165,6 +165,26 @@ def test_only_the_selection_is_made(own_project):
     assert "unique/sums" in walked(own_project, "+unique/sums")[0].made
 
 
+def test_what_is_stale_above_the_selection_is_named_once(own_project):
+    result, said = walked(own_project, "unique/*")  # the project was moved, so raw/* are stale
+    assert said == ["not selected, but stale upstream: raw/chat, raw/sums, raw/towns (add + before a key to include what is above it)"]
+    assert result == WalkResult()
+    assert not [line for line in walked(own_project, "+unique/*")[1] if line.startswith("not selected")]
+    assert walked(own_project, "unique/*")[1] == []
+
+
+def test_a_run_sweeps_up_what_killed_ones_left(own_project):
+    home = own_project / ".rds"
+    left = [home / "tables" / ".a.parquet.0123abcd.partial", home / "mixtures" / "best" / ".00ff.0123abcd"]
+    left[0].write_bytes(b"half")
+    left[1].mkdir()
+    for path in left:
+        os.utime(path, (0, 0))
+    walked(own_project, "raw/*")
+    assert not any(path.exists() for path in left)
+    assert TableStore(Layout.of_project(own_project)).need("mixtures/best").counts.kept == 9
+
+
 def test_a_failing_blocking_check_holds_back_what_is_downstream_until_it_is_mended(own_project):
     defs = own_project / "assets" / "pools" / "sums" / "defs.yaml"
     edit(defs, checks=[IMPOSSIBLE])
@@ -188,6 +208,36 @@ def test_a_failing_blocking_check_holds_back_what_is_downstream_until_it_is_mend
     assert "check clean/sums:ten_turns passes now" in said
     assert healed.is_success
     assert {"unique/sums", "embeddings/sums"} <= set(healed.made)
+
+
+def test_a_blocking_check_that_cannot_run_holds_back_what_is_downstream_in_every_run_until_it_is_mended(own_project):
+    defs = own_project / "assets" / "pools" / "sums" / "defs.yaml"
+    edit(defs, checks=[{**IMPOSSIBLE, "type": "expect_column_values_to_be_betwen"}])
+    with (own_project / "data" / "sums.jsonl").open("a") as file:
+        file.write(ask("What is 90 plus 9?", "90 plus 9 is 99."))
+    for made in ({*RAW, "clean/sums", "provenance/sums"}, set()):
+        result, said = walked(own_project)
+        assert set(result.made) == made
+        assert set(result.failed) == {"clean/sums"}
+        assert "its checks could not run: " in result.failed["clean/sums"] and "betwen" in result.failed["clean/sums"]
+        assert f"✗ clean/sums: {result.failed['clean/sums']}" in said
+        assert set(result.blocked) >= BELOW_SUMS
+    edit(defs, checks=None)
+    healed, _ = walked(own_project, "unique/*")
+    assert healed.is_success
+    assert "unique/sums" in healed.made
+
+
+def test_an_asset_whose_check_could_not_run_is_made_and_checked_anew_when_its_file_changes(own_project):
+    defs = own_project / "assets" / "pools" / "sums" / "defs.yaml"
+    edit(defs, checks=[{**IMPOSSIBLE, "type": "expect_column_values_to_be_betwen"}])
+    for question in ("What is 90 plus 9?", "What is 80 plus 8?"):
+        with (own_project / "data" / "sums.jsonl").open("a") as file:
+            file.write(ask(question, "It is a sum."))
+        result, _ = walked(own_project, "+unique/sums")
+        assert {"clean/sums", "provenance/sums"} <= set(result.made)
+        assert set(result.failed) == {"clean/sums"}
+        assert not [key for key in result.made if key.startswith("unique/")]
 
 
 def test_a_check_that_a_killed_run_left_out_is_made_up_for(own_project):
@@ -248,9 +298,42 @@ def test_a_budget_above_supply_fails_its_mixture_with_the_numbers_and_no_other(o
     result, _ = walked(own_project)
     assert set(result.failed) == {"mixtures/adding_only"}
     assert re.match(r"BudgetError: .*'adding_only' asks for 31 .*30", result.failed["mixtures/adding_only"])
-    assert result.blocked["exports/adding_only"] == "something upstream failed"
+    assert result.blocked["exports/adding_only"] == "mixtures/adding_only failed"
     assert {"mixtures/best", "exports/best", "reports/best"} <= set(result.made)
     assert TableStore(Layout.of_project(own_project)).need("mixtures/adding_only").counts.kept == 5, "the last good version stays"
+
+
+def test_a_budget_above_supply_fails_before_anything_is_embedded(new_project):
+    """As soon as unique/* are there; the other branches are finished."""
+    edit(new_project / "assets" / "mixtures" / "adding_only" / "defs.yaml", budget=31)
+    edit(new_project / "assets" / "mixtures" / "by_chance" / "defs.yaml", budget=11, pools=["towns"])
+    result, said = walked(new_project)
+    places = {key: next(n for n, line in enumerate(said) if line.startswith(f"✓ {key}: ")) for key in ("unique/sums", "embeddings/sums", "scores/rds/adding")}
+    refusals = [said.index(f"✗ {key}: {message}") for key, message in result.failed.items()]
+    assert places["unique/sums"] < min(refusals) and max(refusals) < places["embeddings/sums"] < places["scores/rds/adding"]
+    assert set(result.failed) == {"mixtures/adding_only", "mixtures/by_chance"}
+    assert re.match(r"BudgetError: mixture 'adding_only' asks for 31 examples; its 3 pools hold 30 unique ones", result.failed["mixtures/adding_only"])
+    assert re.match(r"BudgetError: mixture 'by_chance' asks for 11 examples; its 1 pools hold 10 unique ones", result.failed["mixtures/by_chance"])
+    assert not result.is_success
+    assert {"mixtures/best", "exports/best", "scores/rds/places"} <= set(result.made)
+    assert "exports/adding_only" in result.blocked
+
+
+def test_a_budget_is_judged_by_the_supply_after_the_change(own_project):
+    """30 are there when the run begins, 31 once the new file is read."""
+    edit(own_project / "assets" / "mixtures" / "by_chance" / "defs.yaml", budget=31)
+    with (own_project / "data" / "sums.jsonl").open("a") as file:
+        file.write(ask("What is 90 plus 9?", "90 plus 9 is 99."))
+    result, _ = walked(own_project, "+mixtures/by_chance")
+    assert result.is_success
+    assert TableStore(Layout.of_project(own_project)).need("mixtures/by_chance").counts.kept == 31
+
+
+def test_a_mixture_that_may_be_short_is_not_refused(own_project):
+    edit(own_project / "assets" / "mixtures" / "by_chance" / "defs.yaml", budget=31, allow_short=True)
+    result, _ = walked(own_project, "mixtures/by_chance")
+    assert result.is_success
+    assert TableStore(Layout.of_project(own_project)).need("mixtures/by_chance").counts.kept == 30
 
 
 def test_each_failed_asset_says_its_own_reason(own_project):
@@ -273,7 +356,7 @@ def test_a_truncated_gzip_fails_its_pool_alone_and_keeps_the_last_good_state(own
     assert set(result.failed) == {"clean/towns", "provenance/towns"}
     assert all(re.match(r"InputError: .*towns\.jsonl\.more\.jsonl\.gz", message) for message in result.failed.values())
     assert {"raw/sums", "clean/sums", "provenance/sums"} <= set(result.made)
-    assert result.blocked["unique/sums"] == "something upstream failed"
+    assert result.blocked["unique/sums"] == "clean/towns failed"
     after = contents(own_project)
     for key in ("clean/towns", "unique/towns", "mixtures/best", "exports/best"):
         assert after[key] == before[key]
@@ -298,7 +381,7 @@ def test_an_unknown_model_fails_the_encoder_in_words(new_project):
     result, _ = walked(new_project, "encoders/tiny or raw/sums or queries/adding")
     assert result.made == ["raw/sums"]
     assert result.failed["encoders/tiny"].startswith("SettingsError: encoder 'tiny': model is '/nowhere/at/all': there is no such folder.")
-    assert result.blocked == {"queries/adding": "something upstream failed"}
+    assert result.blocked == {"queries/adding": "encoders/tiny failed"}
 
 
 def test_two_runs_at_once_the_second_says_who_holds_the_project(own_project, monkeypatch):

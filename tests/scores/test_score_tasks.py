@@ -87,7 +87,9 @@ def test_lists_are_cut_to_the_depth_over_all_blocks(own_flow, small_blocks: None
 def test_the_manifest_says_what_made_the_scores(flow) -> None:
     manifest = flow.store.need("scores/rds/adding")
     assert set(manifest.parents) == {*(f"embeddings/{pool}" for pool in flow.pools), "queries/adding"}
-    assert (manifest.settings, manifest.counts.kept, manifest.details) == ({"method": "rds", "depth": 256}, 34, {"queries": 3, "blocks": 1})
+    embedded = sorted(flow.store.need(f"unique/{pool}").fingerprint for pool in flow.pools)
+    assert (manifest.settings, manifest.counts.kept) == ({"method": "rds", "depth": 256}, 34)
+    assert manifest.details == {"queries": 3, "blocks": 1, "embedded": embedded}
     assert flow.store.read(manifest, "queries").column_names == schema.QUERY.names  # with the texts, so that a mixture can show them
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from rds_dagster import schema
 from rds_dagster.errors import StateError
-from rds_dagster.storage.atomic import PARTIAL_SUFFIX, atomic_path, remove_partials, write_bytes, write_text
+from rds_dagster.storage.atomic import PARTIAL_SUFFIX, atomic_path, remove_old_partials, remove_partials, write_bytes, write_text
 from rds_dagster.storage.tables import write_parquet
 
 KILLED_WRITER = """
@@ -71,6 +71,33 @@ def test_a_writer_killed_before_the_rename_leaves_the_old_file_readable(tmp_path
     assert path.read_text() == "new"
     remove_partials(tmp_path)
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_what_killed_writers_left_is_swept_up_once_it_is_old(tmp_path):
+    """A young one may belong to a living process; a folder is as young as the youngest file in it."""
+    kept = [
+        "tables/a.parquet",
+        "tables/.young.0123abcd.partial",
+        "mixtures/best/00ff/examples.parquet",
+        "mixtures/best/.00ff.0123abcd/examples.parquet",
+        "mixtures/best/.note/a.txt",
+    ]
+    swept = [
+        "tables/.a.parquet.0123abcd.partial",
+        ".b.0123abcd.partial",
+        "mixtures/best/.00ff.4567abcd/examples.parquet",
+        "mixtures/best/.00ee.4567abcd/.x.partial",
+    ]
+    for name in [*kept, *swept]:
+        write_text(tmp_path / name, "x")
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (1e9, 1e9))
+    for name in (kept[1], kept[3]):
+        os.utime(tmp_path / name)
+    remove_old_partials(tmp_path, 3600.0)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
+    assert names(tmp_path / "mixtures" / "best") == [".00ff.0123abcd", ".note", "00ff"]
+    remove_old_partials(tmp_path / "not there", 3600.0)
 
 
 def test_a_full_device_is_told_with_the_mend(tmp_path):

@@ -120,14 +120,6 @@ def test_a_part_is_cut_out_by_place(store, start, rows):
     assert (np.concatenate([np.empty(0, ID_DTYPE), *ids]) == expected).all()
 
 
-def test_vectors_at_places_come_in_order_of_place(store):
-    for begin, end in ((0, 4), (4, 5), (5, 10)):
-        append(store, begin, end)
-    ids, vectors = store.vectors_at(np.array([8, 0, 4, 3]))
-    assert (ids == made_ids(0, 10)[[0, 3, 4, 8]]).all()
-    assert (vectors == made_vectors(0, 10)[[0, 3, 4, 8]]).all()
-
-
 def test_two_encoders_have_two_tables(store, tmp_path):
     other = VectorStore(Layout(tmp_path / ".rds"), "abd", 2)
     append(store, 0, 3)
