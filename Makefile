@@ -5,6 +5,7 @@ BIN := .venv/bin
 export DAGSTER_DISABLE_TELEMETRY := 1
 export GX_ANALYTICS_ENABLED := false
 export HF_HUB_DISABLE_TELEMETRY := 1
+export VIRTUAL_ENV := $(CURDIR)/.venv
 
 .PHONY: demo test check format slow clean install
 

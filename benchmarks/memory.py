@@ -118,7 +118,8 @@ def _build_pool(store: TableStore, pool: str, ids: np.ndarray, dims: int) -> Ite
         for name, table in parts.items():
             draft.write(name, table.to_batches(max_chunksize=CHUNK) if name == "shard" else table, table.schema)  # as cleaning writes them
         details = {"encoder": ENCODER, "dims": dims} if group == "embeddings" else {}
-        yield draft.manifest(fingerprint=unit, settings={}, parents={}, counts=Counts(rows, rows), details=details)
+        parents = {f"unique/{pool}": unit} if group == "embeddings" else {}
+        yield draft.manifest(fingerprint=unit, settings={}, parents=parents, counts=Counts(rows, rows), details=details)
 
 
 def _build_queries(store: TableStore, task: str, rng: np.random.Generator, dims: int) -> None:
