@@ -417,7 +417,9 @@ def test_a_killed_run_is_finished_by_the_next_one(new_project, built_project):
         wait_for_started_run(new_project)
     finally:
         killed.send_signal(signal.SIGKILL)
-        killed.communicate()
+        killed.wait()  # not communicate(): a log tail of dagster's may outlive the killed process for a while and keep the pipes open
+        killed.stderr.close()
+        killed.stdout.close()
     assert killed.returncode == -signal.SIGKILL
     assert dg.DagsterRunStatus.STARTED in statuses(new_project)
     result, said = walked(new_project, selection)
