@@ -129,6 +129,27 @@ def init(folder: Path, with_demo: bool) -> None:
     _talk(f"next: cd {folder} && rds {'demo' if with_demo else 'run'}; the README there says how to add pools, tasks and mixtures")
 
 
+@main.command("fit-whitening")
+@click.option("--dims", type=click.IntRange(min=1), help="Numbers of a whitened vector. Default: whiten.dims of the corpus's encoder.")
+@click.option("--vectors", default=500_000, show_default=True, type=click.IntRange(min=2), help="Examples whose vectors are fitted on, at most.")
+@click.option("--seed", default=0, show_default=True, help="Draws those examples, by their ids.")
+@click.option("--force", is_flag=True, help="Replace the whitening that is there; every score is stale then.")
+@PROJECT
+def fit_whitening(dims: int | None, vectors: int, seed: int, force: bool) -> None:
+    """Fit a PCA whitening on the stored vectors, once, and freeze it in a file of the project.
+
+    Example: rds fit-whitening --dims 64
+    """
+    from rds_dagster.runs.fitting import fit_project_whitening
+
+    done = fit_project_whitening(project_folder(), dims=dims, vectors=vectors, seed=seed, force=force)
+    fitted = done.whitening
+    _talk(f"{fitted.dims:,} of {done.hidden:,} dims keep {fitted.variance_kept:.1%} of the variance of {fitted.vectors:,} vectors")
+    click.echo(done.path)
+    for step in done.next_steps:
+        _talk(f"next: {step}")
+
+
 @main.command()
 @click.argument("mixture")
 @click.argument("example_id")

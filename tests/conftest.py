@@ -92,12 +92,12 @@ class BuiltProject:
 
 
 @pytest.fixture(scope="session")
-def built_project(tmp_path_factory: pytest.TempPathFactory, tiny_llama_folder: Path) -> BuiltProject:
+def built_project(tmp_path_factory: pytest.TempPathFactory) -> BuiltProject:
     """A project of three pools (30 conversations), two tasks and three mixtures, made from nothing once. Do not write to it: `own_project` is a copy."""
     from rds_dagster.runs.walk import run_stale
 
     folder = tmp_path_factory.mktemp("projects") / "tiny"
-    write_tiny_project(folder, encoder=tiny_llama_folder)
+    write_tiny_project(folder)
     said: list[str] = []
     with _at_hand(folder):
         result = run_stale(folder, None, said.append)
@@ -115,10 +115,10 @@ def own_project(built_project: BuiltProject, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def new_project(tmp_path: Path, tiny_llama_folder: Path) -> Iterator[Path]:
+def new_project(tmp_path: Path) -> Iterator[Path]:
     """The same project before its first run."""
     folder = tmp_path / "tiny"
-    write_tiny_project(folder, encoder=tiny_llama_folder)
+    write_tiny_project(folder)
     with _at_hand(folder):
         yield folder
 
@@ -145,7 +145,7 @@ def _at_hand(folder: Path) -> Iterator[None]:
             del sys.modules[name]
 
 
-def write_tiny_project(folder: Path, *, encoder: Path) -> None:
+def write_tiny_project(folder: Path) -> None:
     """Sums, towns and chat; one sum stands in chat again, and one record of chat is broken."""
     import yaml
 
@@ -167,7 +167,7 @@ def write_tiny_project(folder: Path, *, encoder: Path) -> None:
         (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_text("".join(json.dumps(record) + "\n" for record in records))
     instances = {
-        "corpus": ("Corpus", {"pools": ["sums", "towns"], "encoder": {"name": "tiny", "model": str(encoder), "dtype": "float32", "max_tokens": 64}}),
+        "corpus": ("Corpus", {"pools": ["sums", "towns"], "encoder": {"name": "tiny", "model": "tiny", "dtype": "float32", "max_tokens": 64}}),
         "mixtures/adding_only": ("Mixture", {"name": "adding_only", "budget": 5, "tasks": ["adding"], "on_taken": "next_best"}),
         "mixtures/best": ("Mixture", {"name": "best", "budget": 9, "compare_with": "by_chance"}),
         "mixtures/by_chance": ("Mixture", {"name": "by_chance", "budget": 9, "method": "random"}),
@@ -301,7 +301,7 @@ class Flow:
 
     def vectors(self) -> "VectorStore":
         """The stored vectors."""
-        from rds_dagster.scores.score_tasks import vector_store
+        from rds_dagster.scores.space import vector_store
 
         return vector_store(self.store, [self.store.need(f"embeddings/{pool}") for pool in self.pools])
 
@@ -414,11 +414,19 @@ def flow_data() -> Callable[[Path], None]:
 
 
 @pytest.fixture(scope="session")
-def tiny_encoder(tiny_llama_folder: Path) -> "EncoderSettings":
-    """The tiny Llama as an encoder."""
+def tiny_encoder() -> "EncoderSettings":
+    """The package's own language model."""
     from rds_dagster.embeddings.settings import EncoderSettings
 
-    return EncoderSettings(name="tiny", model=str(tiny_llama_folder), dtype="float32")
+    return EncoderSettings(dtype="float32")
+
+
+@pytest.fixture
+def copy_of_tiny(tmp_path: Path) -> Path:
+    """A copy of the package's own language model, to change at will."""
+    from rds_dagster.embeddings.identity import TINY_FOLDER
+
+    return shutil.copytree(TINY_FOLDER, tmp_path / "copy of tiny")
 
 
 @pytest.fixture(scope="session")

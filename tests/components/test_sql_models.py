@@ -208,7 +208,7 @@ def box(tmp_path, monkeypatch):
     shutil.copytree(MODELS, tmp_path / "dbt_like_sql")
     monkeypatch.setenv("RDS_PROJECT", str(tmp_path))
     with create_defs_folder_sandbox() as box:
-        add(box, Corpus, "corpus", {"encoder": {"name": "minilm", "model": "minilm", "dtype": "float32"}})
+        add(box, Corpus, "corpus", {"encoder": {"name": "tiny", "model": "tiny", "dtype": "float32"}})
         for pool in ("alpha", "beta"):
             add(box, Pool, f"pools/{pool}", {"name": pool, "source": f"data/{pool}.jsonl"})
         add(box, Task, "tasks/gsm", {"name": "gsm", "queries": "data/gsm.jsonl"})

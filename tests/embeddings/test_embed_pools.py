@@ -16,6 +16,7 @@ from rds_dagster.cleaning.texts import stream_conversations
 from rds_dagster.cleaning.unique import owned_ids, unify_pools
 from rds_dagster.embeddings.embed_pools import EmbeddedPools, embed_pools
 from rds_dagster.embeddings.encoder import load_encoder
+from rds_dagster.embeddings.identity import TINY_FOLDER
 from rds_dagster.embeddings.register import current_encoder, register_encoder
 from rds_dagster.embeddings.settings import EncoderSettings
 from rds_dagster.errors import StateError
@@ -61,7 +62,7 @@ def embed_all(root: Path, home: Path, encoder: EncoderSettings) -> tuple[VectorS
 
 def hide_weights(flow, tmp_path: Path):
     """The flow with its model in a folder of its own that has lost its weights, as after a disk was put away; its identity was taken before."""
-    folder = shutil.copytree(flow.encoder.model, tmp_path / "model")
+    folder = shutil.copytree(TINY_FOLDER, tmp_path / "model")
     encoder = replace(flow.encoder, model=str(folder))
     _, identity = register_encoder(flow.store, encoder)
     (folder / "model.safetensors").unlink()
@@ -78,14 +79,14 @@ def test_each_kept_example_has_the_vector_that_the_encoder_gives_its_text(flow) 
     for pool in flow.pools:
         texts = {}
         for example, messages in stream_conversations(flow.store, flow.store.need(f"clean/{pool}"), owned_ids(flow.store, [pool])):
-            texts[example] = render(messages, what="full", eos="</s>")
+            texts[example] = render(messages, what="full", eos="<|eos|>")
         for example, text in texts.items():  # one at a time, so in quite another company
             assert found[example] == model.encode([text])[0].astype(np.float16).tobytes()
 
 
 def test_vectors_are_finite_and_of_norm_1(flow) -> None:
     vectors = np.array([np.frombuffer(bits, np.float16) for bits in stored(flow.vectors()).values()], np.float64)
-    assert vectors.shape == (34, 64)
+    assert vectors.shape == (34, 160)
     assert np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-3
 
 
@@ -95,7 +96,7 @@ def test_the_manifests_assert_what_is_there(flow) -> None:
         manifest, unique = flow.store.need(f"embeddings/{pool}"), flow.store.need(f"unique/{pool}")
         assert manifest == flow.embedded.manifests[pool]
         assert manifest.parents == {unique.key: unique.fingerprint, encoder.key: encoder.fingerprint}
-        assert (manifest.counts.kept, manifest.text("encoder"), manifest.number("dims")) == (kept, encoder.fingerprint, 64)
+        assert (manifest.counts.kept, manifest.text("encoder"), manifest.number("dims")) == (kept, encoder.fingerprint, 160)
     assert flow.embedded.rows_computed == {"sums": 16, "towns": 10, "chat": 8} and flow.embedded.rows_reused == {"sums": 0, "towns": 0, "chat": 0}
     tokens = sum(sum(batch.column("num_tokens").to_pylist()) for batch in flow.vectors().stream(["num_tokens"]))
     assert flow.embedded.tokens == tokens > 34 * 10
@@ -182,6 +183,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from rds_dagster.embeddings import embed_pools as stage
+from rds_dagster.embeddings.identity import TINY_FOLDER
 from rds_dagster.embeddings.register import register_encoder
 from rds_dagster.embeddings.settings import EncoderSettings
 from rds_dagster.storage.layout import Layout

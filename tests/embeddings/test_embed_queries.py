@@ -1,7 +1,6 @@
 """Query sets with their vectors, made once and only when they change; held-out items beside them."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -62,12 +61,12 @@ def encoder(store: TableStore, tiny_encoder: EncoderSettings) -> EncoderIdentity
 def test_each_query_has_the_vector_that_the_encoder_gives_its_text_in_the_files_order(root: Path, store: TableStore, encoder: EncoderIdentity) -> None:
     manifest, encoded = embed_queries(store, TASK, encoder, "tiny", root=root)
     table = store.read(manifest, "queries")
-    assert encoded == 3 and table.schema == query_schema(64)
+    assert encoded == 3 and table.schema == query_schema(160)
     assert table.column("query").to_pylist() == ["b", "a", "c"]
-    assert table.column("text").to_pylist()[0] == "<|user|>\nWhat is 2 plus 2?\n<|assistant|>\n2 plus 2 is 4.</s>"
+    assert table.column("text").to_pylist()[0] == "<|user|>\nWhat is 2 plus 2?\n<|assistant|>\n2 plus 2 is 4.<|eos|>"
     assert table.column("id").to_pylist() == [schema.example_id(row["messages"]) for row in QUERIES]
     vectors, model = read_vectors(store, manifest), load_encoder(encoder)
-    assert (vectors.shape, vectors.dtype) == ((3, 64), np.float32)
+    assert (vectors.shape, vectors.dtype) == ((3, 160), np.float32)
     for vector, text in zip(vectors, table.column("text").to_pylist(), strict=True):
         assert np.array_equal(vector, model.encode([text])[0])
     assert min(table.column("num_tokens").to_pylist()) > 5
@@ -89,14 +88,13 @@ def test_the_manifest_says_what_made_it(root: Path, store: TableStore, encoder: 
     assert manifest.parents == {"encoders/tiny": encoder.fingerprint}
     assert manifest.settings == {"queries": "sums.jsonl", "limit": None}
     assert manifest.text("content") == query_content(TASK, root=root)
-    assert (manifest.counts.kept, manifest.text("encoder"), manifest.number("dims")) == (3, encoder.fingerprint, 64)
+    assert (manifest.counts.kept, manifest.text("encoder"), manifest.number("dims")) == (3, encoder.fingerprint, 160)
 
 
-def test_a_second_run_encodes_nothing_and_needs_no_weights(root: Path, store: TableStore, tiny_encoder: EncoderSettings) -> None:
-    folder = shutil.copytree(tiny_encoder.model, root / "model")
-    _, identity = register_encoder(store, replace(tiny_encoder, model=str(folder)))
+def test_a_second_run_encodes_nothing_and_needs_no_weights(root: Path, store: TableStore, tiny_encoder: EncoderSettings, copy_of_tiny: Path) -> None:
+    _, identity = register_encoder(store, replace(tiny_encoder, model=str(copy_of_tiny)))
     manifest, _ = embed_queries(store, TASK, identity, "tiny", root=root)
-    (folder / "model.safetensors").unlink()
+    (copy_of_tiny / "model.safetensors").unlink()
     assert embed_queries(store, TASK, identity, "tiny", root=root) == (manifest, 0)
     write(root / "sums.jsonl", QUERIES[:2])
     with pytest.raises(OSError, match=r"model\.safetensors"):

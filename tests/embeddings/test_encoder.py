@@ -66,10 +66,10 @@ def test_vectors_of_a_causal_model_equal_the_plain_formula_whatever_the_batch_si
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_vectors_of_minilm_equal_the_plain_formula_whatever_the_batch_size(pooling):
     texts = [*make_texts(12, most_words=20), "word " * 600]  # the last one is cut at 512
-    identity = describe_encoder(EncoderSettings(pooling=pooling, device="cpu"))
+    identity = describe_encoder(EncoderSettings(model="minilm", pooling=pooling, device="cpu"))
     expected = plain_vectors(identity.folder, texts, pooling, causal=False, max_tokens=512)
     for batch_tokens in (1, 512):
-        vectors = load_encoder(EncoderSettings(pooling=pooling, device="cpu", batch_tokens=batch_tokens)).encode(texts)
+        vectors = load_encoder(EncoderSettings(model="minilm", pooling=pooling, device="cpu", batch_tokens=batch_tokens)).encode(texts)
         assert vectors.shape == (13, 384)
         assert (vectors * expected).sum(axis=1).min() > 0.99999
 
@@ -125,13 +125,13 @@ def test_a_causal_models_bits_are_the_same_under_shuffles_and_with_other_neighbo
 
 @needs_minilm
 def test_minilms_bits_are_the_same_under_shuffles_and_with_other_neighbours():
-    encoder = load_encoder(EncoderSettings(device="cpu", batch_tokens=96, max_tokens=24))
+    encoder = load_encoder(EncoderSettings(model="minilm", device="cpu", batch_tokens=96, max_tokens=24))
     assert_bits_do_not_depend_on_company(encoder, make_texts(12, most_words=26), make_texts(12, most_words=26, seed=9), rounds=20)
 
 
 @needs_minilm
 def test_a_batch_of_equal_lengths_gives_the_same_bits_as_a_mixed_one():
-    encoder = load_encoder(EncoderSettings(device="cpu", batch_tokens=64, max_tokens=16))  # the longest bucket: 4 rows, one a dummy
+    encoder = load_encoder(EncoderSettings(model="minilm", device="cpu", batch_tokens=64, max_tokens=16))  # the longest bucket: 4 rows, one a dummy
     whole = [" ".join([word] * 14) for word in ("good", "light", "sum")]  # 16 tokens each: no padding but the dummy's
     short = ["air and light " * 3, "more waves is good the sum of air"]  # 11 and 10 tokens: the same bucket
     together = encoder.encode(whole)
@@ -157,7 +157,7 @@ def masks_seen(monkeypatch, encoder, texts):
 @needs_minilm
 @pytest.mark.parametrize("num_words", [4, 6, 12, 14])  # 6, 8, 14 and 16 tokens: rows that fill their bucket, the longest one too
 def test_a_model_that_sees_both_ways_always_runs_with_a_mask(monkeypatch, num_words):
-    encoder = load_encoder(EncoderSettings(device="cpu", batch_tokens=64, max_tokens=16))
+    encoder = load_encoder(EncoderSettings(model="minilm", device="cpu", batch_tokens=64, max_tokens=16))
     assert masks_seen(monkeypatch, encoder, [" ".join(["good"] * num_words)] * 24) == {True}
 
 

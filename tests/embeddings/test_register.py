@@ -1,7 +1,6 @@
 """The encoder's manifest: the same while its files and settings are, another when either changes, and hashes taken once."""
 
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,10 +20,9 @@ def store(tmp_path: Path) -> TableStore:
 
 
 @pytest.fixture
-def own_encoder(tiny_encoder: EncoderSettings, tmp_path: Path) -> EncoderSettings:
+def own_encoder(tiny_encoder: EncoderSettings, copy_of_tiny: Path) -> EncoderSettings:
     """The tiny encoder in a folder of its own, to change at will."""
-    folder = shutil.copytree(tiny_encoder.model, tmp_path / "model")
-    return replace(tiny_encoder, model=str(folder))
+    return replace(tiny_encoder, model=str(copy_of_tiny))
 
 
 def change_weights(encoder: EncoderSettings, *, new_time: bool = True) -> None:
@@ -43,7 +41,7 @@ def test_the_manifest_says_which_encoder_it_is(store: TableStore, tiny_encoder: 
     assert manifest.fingerprint == identity.fingerprint
     said = {"model": tiny_encoder.model, "pooling": "weighted_mean", "what": "full", "max_tokens": 1024, "dtype": "float32"}
     assert manifest.settings == said
-    assert (manifest.number("dims"), manifest.text("eos"), manifest.details["files"]) == (64, "</s>", dict(identity.files))
+    assert (manifest.number("dims"), manifest.text("eos"), manifest.details["files"]) == (160, "<|eos|>", dict(identity.files))
 
 
 def test_registering_again_changes_nothing_and_current_is_the_same(store: TableStore, tiny_encoder: EncoderSettings) -> None:

@@ -32,7 +32,7 @@ INSTANCES = {
     "pools/sums": ("Pool", {"name": "sums", "source": "data/sums.jsonl"}),
     "pools/talk": ("Pool", {"name": "talk", "source": "data/talk.jsonl"}),
     "tasks/adding": ("Task", {"name": "adding", "queries": "data/adding.jsonl"}),
-    "corpus": ("Corpus", {"pools": POOLS, "encoder": {"name": "minilm", "model": "minilm", "dtype": "float32", "max_tokens": 64}}),
+    "corpus": ("Corpus", {"pools": POOLS, "encoder": {"name": "tiny", "model": "tiny", "dtype": "float32", "max_tokens": 64}}),
     "mixtures/best": ("Mixture", {"name": "best", "budget": 8, "compare_with": "by_chance"}),
     "mixtures/by_chance": ("Mixture", {"name": "by_chance", "budget": 8, "method": "random"}),
 }

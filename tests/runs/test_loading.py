@@ -70,7 +70,7 @@ def test_a_project_without_pools_tasks_and_mixtures_loads(tmp_path, at_hand):
     with at_hand(tmp_path / "empty"):
         project = load_project(tmp_path / "empty")
     assert (project.pools, project.tasks, project.mixtures) == ((), (), ())
-    assert {key.to_user_string() for key in project.graph.materializable_asset_keys} == {"encoders/minilm"}
+    assert {key.to_user_string() for key in project.graph.materializable_asset_keys} == {"encoders/tiny"}
 
 
 def test_loading_is_silent(folder):
@@ -149,8 +149,8 @@ def test_loading_is_silent(folder):
             r"the order of pools in the corpus names pool 'towns', which does not exist \(known: sums\).*assets/pools/towns/defs\.yaml",
         ),
         ("corpus", "Corpus", {"encoder": {"modle": "minilm"}}, r"attributes\.encoder\.modle at .*corpus/defs\.yaml:\d: there is no such setting\. Mend"),
-        ("corpus", "Corpus", {"encoder": {"model": ""}}, r"encoder 'minilm': model is ''; expected a model folder, a hub id, or 'minilm'"),
-        ("corpus", "Corpus", {"encoder": {"max_tokens": 3}}, r"encoder 'minilm': max_tokens is 3; expected a whole number of tokens, at least 8"),
+        ("corpus", "Corpus", {"encoder": {"model": ""}}, r"encoder 'tiny': model is ''; expected a model folder, a hub id, or one of tiny, minilm"),
+        ("corpus", "Corpus", {"encoder": {"max_tokens": 3}}, r"encoder 'tiny': max_tokens is 3; expected a whole number of tokens, at least 8"),
         ("corpus", "Corpus", {"scores": {"depth": 0}}, r"depth.* 0; expected"),
         ("other", "Corpus", {}, r"the project has 2 components of type rds_dagster\.components\.Corpus; expected exactly one, in assets/corpus/defs\.yaml"),
         ("pools/towns", "Poool", {"name": "towns"}, r"Module `rds_dagster\.components` has no attribute `Poool`"),
@@ -170,22 +170,22 @@ def test_a_mixture_without_pool_or_task_is_refused_with_the_mend(folder):
     refused(folder, r"mixture 'best' has nothing to choose from: the project has no pool; .*`dg scaffold defs rds_dagster\.components\.Pool pools/NAME`")
 
 
-def test_a_model_folder_is_relative_to_the_project_wherever_it_stands(folder, tmp_path, tiny_llama_folder, monkeypatch, at_hand):
-    shutil.copytree(tiny_llama_folder, folder / "models" / "tiny")
+def test_a_model_folder_is_relative_to_the_project_wherever_it_stands(folder, tmp_path, copy_of_tiny, monkeypatch, at_hand):
+    shutil.copytree(copy_of_tiny, folder / "models" / "tiny")
     write(folder, "corpus", "Corpus", encoder={"name": "tiny", "model": "models/tiny", "dtype": "float32"})
     monkeypatch.chdir(tmp_path)
     key = dg.AssetKey(["encoders", "tiny"])
     project = load_project(folder)
     encoder = project.corpus.encoder_settings
     assert encoder.model == str(folder / "models" / "tiny")
-    assert describe_encoder(encoder).dims == 64
+    assert describe_encoder(encoder).dims == 160
     moved = folder.rename(tmp_path / "moved")
     with at_hand(moved):
         again = load_project(moved)
     assert again.graph.get(key).code_version == project.graph.get(key).code_version
 
 
-@pytest.mark.parametrize("model", ["minilm", "somebody/some-model", "/nowhere/model"])
+@pytest.mark.parametrize("model", ["tiny", "minilm", "somebody/some-model", "/nowhere/model"])
 def test_a_model_that_is_no_folder_of_the_project_stays_as_written(model, folder):
     write(folder, "corpus", "Corpus", encoder={"name": "other", "model": model})
     (folder / "minilm").mkdir()

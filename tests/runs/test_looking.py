@@ -57,9 +57,8 @@ def test_files_that_cannot_be_read_any_more_say_why_and_stop_no_other(settled):
     assert "task places: places.jsonl, line 1" in found["queries/places"]
 
 
-def test_the_encoders_folder_is_looked_at(settled, tiny_llama_folder, tmp_path):
-    model = tmp_path / "model"
-    shutil.copytree(tiny_llama_folder, model)
+def test_the_encoders_folder_is_looked_at(settled, copy_of_tiny):
+    model = copy_of_tiny
     defs = settled.folder / "assets" / "corpus" / "defs.yaml"
     said = yaml.safe_load(defs.read_text())
     said["attributes"]["encoder"]["model"] = str(model)

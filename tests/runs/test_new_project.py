@@ -44,8 +44,8 @@ def test_a_new_project_runs_before_it_has_a_pool_and_leaves_out_what_has_nothing
     make_project(tmp_path / "mine")
     with at_hand(tmp_path / "mine"):
         result = run_stale(tmp_path / "mine", None, lambda line: None)
-        assert find_keys(tmp_path / "mine") == ["encoders/minilm"]
-    assert result.is_success and result.made == ["encoders/minilm"]
+        assert find_keys(tmp_path / "mine") == ["encoders/tiny"]
+    assert result.is_success and result.made == ["encoders/tiny"]
 
 
 def find_keys(folder):

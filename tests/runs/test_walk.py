@@ -2,7 +2,6 @@ import gzip
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -94,9 +93,8 @@ def test_a_file_that_was_only_touched_is_recorded_anew_and_can_be_read_again(own
     assert walked(own_project, "clean/sums")[0].made == ["clean/sums", "provenance/sums"]
 
 
-def test_another_encoder_in_the_same_folder_makes_all_vectors_again(own_project, tiny_llama_folder):
-    model = own_project / "model"
-    shutil.copytree(tiny_llama_folder, model)
+def test_another_encoder_in_the_same_folder_makes_all_vectors_again(own_project, copy_of_tiny):
+    model = copy_of_tiny
     defs = own_project / "assets" / "corpus" / "defs.yaml"
     edit(defs, encoder={"name": "tiny", "model": str(model), "dtype": "float32", "max_tokens": 64})
     assert set(walked(own_project)[0].made) == RAW | {"encoders/tiny"}, "the same files elsewhere are the same encoder"
