@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rds_dagster.embeddings.encoder import Encoder, load_encoder
     from rds_dagster.embeddings.settings import EncoderSettings
+    from rds_dagster.embeddings.whitening import Whitening, fit_whitening
     from rds_dagster.errors import RdsError
     from rds_dagster.mixtures.random_choice import balanced, unbalanced
     from rds_dagster.mixtures.selectors import Picks, global_top, mean_max, round_robin_queries, round_robin_tasks
@@ -29,8 +30,10 @@ __all__ = [
     "Message",
     "Picks",
     "RdsError",
+    "Whitening",
     "balanced",
     "example_id",
+    "fit_whitening",
     "global_top",
     "load_encoder",
     "mean_max",
@@ -44,6 +47,7 @@ __all__ = [
 _HOMES = {
     "rds_dagster.embeddings.encoder": ("Encoder", "load_encoder"),
     "rds_dagster.embeddings.settings": ("EncoderSettings",),
+    "rds_dagster.embeddings.whitening": ("Whitening", "fit_whitening"),
     "rds_dagster.errors": ("RdsError",),
     "rds_dagster.mixtures.random_choice": ("balanced", "unbalanced"),
     "rds_dagster.mixtures.selectors": ("Picks", "global_top", "mean_max", "round_robin_queries", "round_robin_tasks"),

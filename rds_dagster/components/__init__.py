@@ -2,7 +2,7 @@
 
 Pool       one source of conversations          raw, clean, provenance
 Task       one target task                      queries, test_items
-Corpus     all pools together                   unique, encoders, embeddings, scores
+Corpus     all pools together                   unique, encoders, whitening, embeddings, scores
 Mixture    one selected set                     mixtures, exports, reports
 SqlModels  dbt_like_sql/<schema>/<name>.sql     <schema>/<name>
 """

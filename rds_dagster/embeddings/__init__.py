@@ -10,6 +10,7 @@
            -> last hidden states -> one vector an example, fp32, norm 1 (pooling)
            -> EncodedBatch          with the caller's row numbers, in the order in which batches fill
       beside it: Progress           rows, rates, time left (progress)
+    Whitening                       what scores are taken of, where ``whiten`` is set (whitening; its frozen file: whitening_file)
 
 The room takes rendered texts and gives arrays: it knows no conversations, no store and no Dagster. torch and transformers are imported
 inside functions, so that importing the room is quick.

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rds_dagster.cleaning.texts import tidy
+from rds_dagster.embeddings.whitening_file import GROUP as WHITENING
 from rds_dagster.errors import SettingsError, StateError
 from rds_dagster.schema import Message
 from rds_dagster.storage.manifest import Manifest
@@ -68,6 +69,8 @@ class Explanation:
     settings: Mapping[str, object]
     upstream: Mapping[str, str]
     """Asset key -> fingerprint of everything that the version was made from."""
+    whitening: tuple[str, int] | None
+    """The asset that whitened the vectors which were scored, and to how many dims; None where they were scored as they are."""
     messages: tuple[Message, ...]
 
 
@@ -104,6 +107,7 @@ def explain(store: TableStore, mixture: str, example: str) -> Explanation:
         score=row["score"],
         settings=manifest.settings,
         upstream={key: said["fingerprint"] for key, said in upstream.items()},
+        whitening=next(((key, made["settings"]["dims"]) for key, made in upstream.items() if key.startswith(f"{WHITENING}/")), None),
         messages=tuple(tidy(row["messages"])),
     )
 
@@ -119,6 +123,9 @@ def explanation_text(said: Explanation) -> str:
         lines += ["chosen by", f"  method {said.method}, draw {said.rank:,}"]
     else:
         lines += ["chosen by", f"  task   {said.task}", f"  query  {said.query}", f"  rank   {said.rank:,} in that list", f"  score  {said.score:.4f}"]
+        if said.whitening:
+            key, dims = said.whitening
+            lines.append(f"         of vectors whitened to {dims:,} dims by {key}, {said.upstream[key][:12]}")
         lines += [f"    | {line}" for line in _short(said.query_text or "", 6)]
     lines += ["", "stands at"] + [f"  {p.pool}  {p.file}, line {p.line:,}" + (f"  (id {p.original_id})" if p.original_id else "") for p in said.places]
     lines += ["", "cleaning", "  kept by: " + (", ".join(f"{name} {value}" for name, value in said.cleaning.items() if value is not None) or "no record")]

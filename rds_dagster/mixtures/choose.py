@@ -8,14 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from rds_dagster.embeddings.embed_queries import read_vectors
 from rds_dagster.errors import BudgetError, StateError
 from rds_dagster.mixtures.candidates import Candidates
 from rds_dagster.mixtures.random_choice import balanced, unbalanced
 from rds_dagster.mixtures.selectors import DepthExhausted, Picks, global_top, mean_max, round_robin_queries, round_robin_tasks
 from rds_dagster.mixtures.settings import MixtureSettings
-from rds_dagster.scores.deepen import deeper_top
-from rds_dagster.scores.score_tasks import score_key, vector_store
+from rds_dagster.scores.deepen import deeper_lists
+from rds_dagster.scores.score_tasks import score_key
 from rds_dagster.scores.similarity import TopList
 from rds_dagster.storage.manifest import Manifest
 from rds_dagster.storage.tables import TableStore, id_array, positions_in
@@ -74,7 +73,7 @@ def _choose_by_queries(store: TableStore, settings: MixtureSettings, candidates:
             picks = round_robin_queries(top.rows, top.scores, budget, settings.on_taken, complete=top.rows.shape[1] == len(candidates.ids))
             break
         except DepthExhausted as short:
-            top = _deeper(store, scores, candidates.ids, min(short.needed_depth, len(candidates.ids)))
+            top = deeper_lists(store, scores, candidates.ids, min(short.needed_depth, len(candidates.ids)))
             deepened += 1
     names = store.read(scores, "queries", ["query"]).column("query").combine_chunks()
     return Choice(picks.rows, picks.ranks, picks.scores, pa.array([task] * len(picks.rows)), names.take(pa.array(picks.lists)), deepened)
@@ -131,13 +130,3 @@ def _stored_top(store: TableStore, scores: Manifest, ids: np.ndarray) -> TopList
     chosen = rank < counts.min()
     shape = (num_queries, int(counts.min()))
     return TopList(rows[is_candidate][chosen].reshape(shape), table.column("score").to_numpy()[is_candidate][chosen].reshape(shape))
-
-
-def _deeper(store: TableStore, scores: Manifest, ids: np.ndarray, depth: int) -> TopList:
-    parents = [store.need(key) for key in scores.parents]
-    for parent in parents:
-        if parent.fingerprint != scores.parents[parent.key]:
-            raise StateError(f"{parent.key} changed since {scores.key} was made, and deeper lists are needed; run `rds run '{scores.key}'` first")
-    embeddings = [parent for parent in parents if parent.key.startswith("embeddings/")]
-    (queries,) = [parent for parent in parents if parent.key.startswith("queries/")]
-    return deeper_top(vector_store(store, embeddings), ids, read_vectors(store, queries), depth)

@@ -3,6 +3,7 @@
 loading.py     a project folder -> its definitions and component instances
 instance.py    the Dagster instance under .rds, and the project lock
 looking.py     what changed outside: files of pools and tasks
+fitting.py     `rds fit-whitening`
 staleness.py   which assets are stale, and why
 supply.py      budgets that the pools cannot meet
 walk.py        materialize what is stale, frontier by frontier

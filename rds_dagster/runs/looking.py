@@ -1,4 +1,7 @@
-"""What changed outside Dagster: files of pools, queries and test items of tasks, the encoder's folder (not the hub). Reads stats and small files only."""
+"""What changed outside Dagster: files of pools, queries and test items of tasks, the encoder's folder (not the hub), the whitening's file.
+
+Reads stats and small files only.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from functools import partial
 from rds_dagster.embeddings.embed_queries import query_content, test_content
 from rds_dagster.embeddings.identity import is_on_hub
 from rds_dagster.embeddings.register import encoder_content
+from rds_dagster.embeddings.whitening_file import whitening_content, whitening_key, whitening_path
 from rds_dagster.errors import InputError, MissingExtraError, SettingsError
 from rds_dagster.pools.look import pool_state
 from rds_dagster.runs.loading import LoadedProject
@@ -26,6 +30,9 @@ def _changes(project: LoadedProject, store: TableStore, *, verify: bool) -> Iter
     encoder = project.corpus.encoder_settings
     if not is_on_hub(encoder):  # looking must not need a network
         yield from _change(store, f"encoders/{encoder.name}", partial(encoder_content, project.layout, encoder), "the encoder's files changed", "content")
+    if encoder.whiten:
+        content = partial(whitening_content, whitening_path(project.folder, encoder.name))
+        yield from _change(store, whitening_key(encoder.name), content, "the whitening's file changed")
     for task in project.tasks:
         yield from _change(store, f"queries/{task.name}", partial(query_content, task.settings, root=project.folder), "the task's queries changed", "content")
         yield from _change(store, f"test_items/{task.name}", partial(test_content, task.settings, root=project.folder), "the task's test items changed")

@@ -15,7 +15,21 @@ from rds_dagster.storage.layout import Layout
 from rds_dagster.storage.tables import TableStore
 from rds_dagster.storage.vectors import VectorStore
 
-STAGES = ("raw", "clean", "provenance", "unique", "encoders", "embeddings", "queries", "test_items", "scores", "mixtures", "exports", "reports")
+STAGES = (
+    "raw",
+    "clean",
+    "provenance",
+    "unique",
+    "encoders",
+    "embeddings",
+    "queries",
+    "test_items",
+    "whitening",
+    "scores",
+    "mixtures",
+    "exports",
+    "reports",
+)
 
 
 @dataclass(frozen=True)

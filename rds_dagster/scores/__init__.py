@@ -3,6 +3,7 @@
 settings.py     which methods, how deep the top lists
 similarity.py   vectors x queries -> largest cosine per example, best examples per query    (pure)
 blocks.py       the stored vectors as fixed blocks, read one at a time
+space.py        the same as they are scored: as stored, or whitened
 score_tasks.py  assets scores/rds/<task>: one pass over the vectors serves all stale tasks
 deepen.py       deeper top lists for a selector that ran out, from the stored vectors alone
 """

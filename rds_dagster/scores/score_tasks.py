@@ -16,14 +16,15 @@ import pyarrow.parquet as pq
 
 from rds_dagster import schema
 from rds_dagster.embeddings.embed_queries import query_schema, read_vectors
+from rds_dagster.embeddings.whitening_file import whitening_key
 from rds_dagster.errors import StateError
 from rds_dagster.fingerprint import content_digest, fingerprint, ids_fingerprint
-from rds_dagster.scores.blocks import Block, live_blocks, read_block
+from rds_dagster.scores.blocks import Block, live_blocks
 from rds_dagster.scores.settings import METHOD, ScoreSettings
 from rds_dagster.scores.similarity import TaskScores, score_block
+from rds_dagster.scores.space import Space, open_space
 from rds_dagster.storage.manifest import Counts, Manifest, TableFile
 from rds_dagster.storage.tables import TableStore, id_array, id_column, make_recipe, write_parquet
-from rds_dagster.storage.vectors import VectorStore
 
 CODE = 1  # raise when scores would change for equal vectors
 
@@ -41,7 +42,7 @@ class ScoredTasks:
 class _Task:
     name: str
     queries: Manifest
-    vectors: np.ndarray  # (M, D)
+    vectors: np.ndarray  # (M, D), or (M, d) where they are whitened
     folder: Path
 
     def paths(self, block: Block) -> tuple[Path, Path]:
@@ -53,51 +54,44 @@ def score_key(task: str) -> str:
     return f"scores/{METHOD}/{task}"
 
 
-def score_tasks(store: TableStore, tasks: Sequence[str], pools: Sequence[str], live: np.ndarray, settings: ScoreSettings) -> ScoredTasks:
+def score_tasks(
+    store: TableStore, tasks: Sequence[str], pools: Sequence[str], live: np.ndarray, settings: ScoreSettings, *, whitened: str | None = None
+) -> ScoredTasks:
     """Make scores/rds/<task> current for the given tasks.
 
-    live (N,) S16: the ids that unique/* keeps over all ``pools``, sorted. Raises StateError if embeddings and queries stem from different encoders.
+    live (N,) S16: the ids that unique/* keeps over all ``pools``, sorted. ``whitened``: the name of the encoder whose whitening is applied to pools
+    and queries; None = scores of the vectors as they are. Raises StateError if embeddings, queries and whitening stem from different encoders.
     """
     embeddings = [store.need(f"embeddings/{pool}") for pool in pools]
-    vectors = vector_store(store, embeddings)
-    open_tasks = [_open_task(store, name, vectors, settings) for name in tasks]
-    blocks = live_blocks(vectors, live)
+    space = open_space(store, embeddings, store.need(whitening_key(whitened)) if whitened else None)
+    open_tasks = [_open_task(store, name, space, settings) for name in tasks]
+    blocks = live_blocks(space.vectors, live)
     computed = dict.fromkeys(tasks, 0)
     for block in blocks:
         missing = [task for task in open_tasks if not all(path.exists() for path in task.paths(block))]
         if missing:
-            _score_block(vectors, block, missing, settings.depth)
+            _score_block(space, block, missing, settings.depth)
         for task in missing:
             computed[task.name] += len(block.ids)
     manifests = {}
     for task in open_tasks:
-        manifests[task.name] = _write_task(store, task, blocks, embeddings, live, settings)
+        manifests[task.name] = _write_task(store, task, blocks, embeddings, space, live, settings)
     return ScoredTasks(manifests, computed, {name: len(live) - computed[name] for name in tasks})
 
 
-def vector_store(store: TableStore, embeddings: Sequence[Manifest]) -> VectorStore:
-    """The vectors behind embeddings/*; raises StateError if pools were embedded by different encoders."""
-    encoders = {(m.text("encoder"), m.number("dims")) for m in embeddings}
-    if len(encoders) != 1:
-        raise StateError(f"embeddings/* stem from {len(encoders)} encoders; run `rds run 'embeddings/*'` to bring all pools to one")
-    ((encoder, dims),) = encoders
-    return VectorStore(store.layout, encoder, dims)
+def _open_task(store: TableStore, name: str, space: Space, settings: ScoreSettings) -> _Task:
+    queries, encoder = store.need(f"queries/{name}"), space.vectors.encoder
+    if queries.text("encoder") != encoder:
+        raise StateError(f"queries/{name} was embedded by encoder {queries.text('encoder')[:8]}, the pools by {encoder[:8]}; run `rds run 'queries/{name}'`")
+    stored = read_vectors(store, queries)
+    encoder, *whitening = space.identity
+    content = fingerprint(METHOD, CODE, encoder, content_digest(stored.tobytes()), settings.depth, *whitening)
+    return _Task(name, queries, space.queries(stored), store.layout.score_blocks / content)
 
 
-def _open_task(store: TableStore, name: str, vectors: VectorStore, settings: ScoreSettings) -> _Task:
-    queries = store.need(f"queries/{name}")
-    if queries.text("encoder") != vectors.encoder:
-        raise StateError(
-            f"queries/{name} was embedded by encoder {queries.text('encoder')[:8]}, the pools by {vectors.encoder[:8]}; run `rds run 'queries/{name}'`"
-        )
-    query_vectors = read_vectors(store, queries)
-    content = fingerprint(METHOD, CODE, vectors.encoder, content_digest(query_vectors.tobytes()), settings.depth)
-    return _Task(name, queries, query_vectors, store.layout.score_blocks / content)
-
-
-def _score_block(vectors: VectorStore, block: Block, tasks: list[_Task], depth: int) -> None:
+def _score_block(space: Space, block: Block, tasks: list[_Task], depth: int) -> None:
     """Read one block and write its scores for the given tasks; a function, so that its vectors are gone when the next block is read."""
-    block_vectors = read_block(vectors, block)
+    block_vectors = space.read(block)
     for task in tasks:
         _write_block(task, block, score_block(block_vectors, task.vectors, depth))
 
@@ -119,8 +113,10 @@ def _write_block(task: _Task, block: Block, scores: TaskScores) -> None:
     write_parquet(scores_path, table, schema.SCORE)
 
 
-def _write_task(store: TableStore, task: _Task, blocks: list[Block], embeddings: list[Manifest], live: np.ndarray, settings: ScoreSettings) -> Manifest:
-    parents = {m.key: m.fingerprint for m in [*embeddings, task.queries]}
+def _write_task(
+    store: TableStore, task: _Task, blocks: list[Block], embeddings: list[Manifest], space: Space, live: np.ndarray, settings: ScoreSettings
+) -> Manifest:
+    parents = {m.key: m.fingerprint for m in [*embeddings, task.queries, *([space.recorded] if space.recorded else [])]}
     recipe = make_recipe("scores", CODE, settings, parents)
     draft = store.draft(score_key(task.name), recipe)
     top = schema.TOP.empty_table()
@@ -135,7 +131,7 @@ def _write_task(store: TableStore, task: _Task, blocks: list[Block], embeddings:
         block_files.append(TableFile("scores", str(path.relative_to(store.layout.home)), len(block.ids), path.stat().st_size))
     manifest = draft.manifest(
         fingerprint=fingerprint("scores", task.folder.name, task.queries.fingerprint, ids_fingerprint(live)),
-        settings={"method": METHOD, "depth": settings.depth},
+        settings={"method": METHOD, "depth": settings.depth, **({"whitened_to": space.whitening.dims} if space.whitening else {})},
         parents=parents,
         counts=Counts(len(live), len(live)),
         details={"queries": len(task.vectors), "blocks": len(blocks), "embedded": sorted(m.parents[f"unique/{m.key.split('/', 1)[1]}"] for m in embeddings)},

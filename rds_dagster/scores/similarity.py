@@ -1,10 +1,7 @@
 """Cosine of examples to queries, in sums that no order of adding can change, so that a score does not depend on its company.
 
-Unit vectors are put on a grid of 2**-26. A product of two such numbers is a whole multiple of 2**-52, and by Cauchy-Schwarz any part of a sum of
-them stays below 2, so float64 (53 bits) holds every step of it exactly: whatever the shape of the matrices, the place of a row, the threads or the
-BLAS, the same bits come out. In float32 they do not: after a shuffle half of the rows of a 4096-row product had other bits (OpenBLAS, AVX-512, M >= 16).
-The grid moved no cosine of 200 x 949 at D = 4096 by more than 3e-8; float32 near 1 is coarser (6e-8). On one core 183,000 examples/s for 285
-queries (D = 384), where float32 products gave 271,000.
+Rows lie on the grid of embeddings/unit_grid.py, which says why their sums are exact. On one core 183,000 examples/s for 285 queries (D = 384),
+where float32 products gave 271,000.
 
 Letters: N examples of a block, M queries, D hidden size. Source: RDS+ (arXiv 2503.01807): S[v, d] = cos(v, d), S'[t, d] = max over queries.
 """
@@ -15,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rds_dagster.embeddings.unit_grid import grid_rows
+
 PRODUCT_ROWS = 1024  # examples per matrix product: 3 MiB of float64 at D = 384; 512 and 4096 were up to a third slower on one core
-GRID = 2.0**26  # steps of a coordinate from 0 to 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,15 +35,6 @@ class TaskScores:
     best: np.ndarray
     best_query: np.ndarray
     top: TopList
-
-
-def grid_rows(vectors: np.ndarray) -> np.ndarray:
-    """Rows of norm 1, (N, D) float64, every number a multiple of 1 / GRID; vectors (N, D) of any float type, none of them zero."""
-    wide = vectors.astype(np.float64)
-    wide *= (GRID / np.sqrt(np.einsum("nd,nd->n", wide, wide)))[:, None]
-    np.rint(wide, out=wide)
-    wide /= GRID
-    return wide
 
 
 def score_block(vectors: np.ndarray, queries: np.ndarray, depth: int) -> TaskScores:

@@ -3,14 +3,18 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rds_dagster.embeddings.settings import WhitenSettings
+from rds_dagster.embeddings.whitening_file import fit_on_stored, freeze_whitening, register_whitening, whitening_path
 from rds_dagster.errors import SettingsError, StateError
 from rds_dagster.lineage.explain import Explanation, Place, explain, explanation_text
+from rds_dagster.scores.score_tasks import score_tasks
+from rds_dagster.scores.settings import ScoreSettings
 
 
 def rows_of(flow, name: str) -> list[dict[str, object]]:
@@ -84,6 +88,20 @@ def test_the_text_says_it_all(everything: Callable[[str], Explanation]) -> None:
         "lost to it", "  user: What is 1 plus 10?", "  assistant: 1 plus 10 is 11.", "  raw/sums  ", "  encoders/tiny  ",
     ):  # fmt: skip
         assert words in text, words
+
+
+def test_it_names_the_whitening_of_the_vectors_that_were_scored(own_flow) -> None:
+    settings = replace(own_flow.encoder, whiten=WhitenSettings(4))
+    freeze_whitening(fit_on_stored(own_flow.vectors(), own_flow.live, dims=4, most=500, seed=0), whitening_path(own_flow.root, "tiny"))
+    digest = register_whitening(own_flow.store, settings, root=own_flow.root).fingerprint
+    score_tasks(own_flow.store, own_flow.tasks, own_flow.pools, own_flow.live, ScoreSettings(), whitened="tiny")
+    own_flow.make("best", 9)
+    said = explain(own_flow.store, "best", rows_of(own_flow, "best")[0]["id"].hex())  # type: ignore[attr-defined]
+    assert said.whitening == ("whitening/tiny", 4) and said.upstream["whitening/tiny"] == digest
+    text = explanation_text(said)
+    assert f"of vectors whitened to 4 dims by whitening/tiny, {digest[:12]}\n" in text and f"  whitening/tiny  {digest[:12]}" in text
+    own_flow.make("chance", 9, method="random")
+    assert explain(own_flow.store, "chance", rows_of(own_flow, "chance")[0]["id"].hex()).whitening is None  # type: ignore[attr-defined]
 
 
 def test_it_answers_when_all_but_the_mixture_is_gone(own_flow) -> None:

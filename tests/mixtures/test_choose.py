@@ -13,6 +13,7 @@ from rds_dagster.mixtures.candidates import Candidates, read_candidates
 from rds_dagster.mixtures.choose import Choice, choose
 from rds_dagster.mixtures.settings import MixtureSettings
 from rds_dagster.scores.deepen import deeper_top
+from rds_dagster.scores.space import Space
 
 
 def write_alike_queries(root: Path, count: int = 12) -> None:
@@ -62,7 +63,7 @@ def test_deepening_ends_at_the_whole_pool(alike: Callable) -> None:
 def test_deeper_lists_are_the_stored_ones_continued(alike: Callable) -> None:
     flow = alike(3)
     queries = read_vectors(flow.store, flow.store.need("queries/adding"))
-    deeper, stored = deeper_top(flow.vectors(), flow.live, queries, 9), flow.store.read(flow.store.need("scores/rds/adding"), "top")
+    deeper, stored = deeper_top(Space(flow.vectors()), flow.live, queries, 9), flow.store.read(flow.store.need("scores/rds/adding"), "top")
     heads = [flow.live_bytes[row] for row in deeper.rows[:, :3].ravel()]
     assert stored.column("id").to_pylist() == heads and np.array_equal(stored.column("score").to_numpy(), deeper.scores[:, :3].ravel())
 

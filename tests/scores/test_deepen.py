@@ -9,6 +9,7 @@ from rds_dagster.fingerprint import ID_DTYPE
 from rds_dagster.scores import blocks
 from rds_dagster.scores.deepen import deeper_top
 from rds_dagster.scores.similarity import score_block
+from rds_dagster.scores.space import Space
 from rds_dagster.storage.layout import Layout
 from rds_dagster.storage.vectors import VectorStore
 
@@ -39,7 +40,7 @@ def test_deeper_lists_equal_one_product_over_all_that_is_kept(
     queries = rng.integers(1, 3, (4, DIMS)).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "BLOCK_BYTES", block * 2 * DIMS)
-        found = deeper_top(store, live, queries, depth)
+        found = deeper_top(Space(store), live, queries, depth)
     whole = score_block(np.array([by_id[i] for i in live.tolist()]), queries, depth).top
     assert np.array_equal(found.rows, whole.rows)
     assert np.array_equal(found.scores, whole.scores)

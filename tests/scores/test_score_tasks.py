@@ -19,12 +19,12 @@ from rds_dagster.scores import blocks
 from rds_dagster.scores.score_tasks import ScoredTasks, merge_tops, score_key, score_tasks
 from rds_dagster.scores.settings import ScoreSettings
 
-BLOCK_ROWS = 16  # of the tests that need several blocks; the tiny model has 64 dims
+BLOCK_ROWS = 16  # of the tests that need several blocks
 
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", BLOCK_ROWS * 2 * 64)
+    monkeypatch.setattr(blocks, "block_rows", lambda dims: BLOCK_ROWS)
 
 
 def score_again(flow, depth: int = 256, tasks: tuple[str, ...] | None = None) -> ScoredTasks:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rds_dagster.embeddings.unit_grid import GRID, grid_rows
 from rds_dagster.scores import similarity
-from rds_dagster.scores.similarity import GRID, PRODUCT_ROWS, TaskScores, cosine_product, grid_rows, score_block
+from rds_dagster.scores.similarity import PRODUCT_ROWS, TaskScores, cosine_product, score_block
 
 
 def random_units(rows: int, dims: int, seed: int = 0) -> np.ndarray:
@@ -121,6 +122,11 @@ def test_the_top_collector_forgets_nothing_when_it_shrinks_often() -> None:
     assert np.array_equal(top.rows, order) and np.array_equal(top.scores, np.take_along_axis(cosines.T, order, axis=1))
 
 
+def test_a_zero_vector_is_as_far_from_every_query() -> None:
+    scores = score_block(np.array([[0, 0], [3, 4]], np.float32), np.array([[1, 0], [-1, 0]], np.float32), depth=2)
+    assert scores.best.tolist() == [0.0, np.float32(0.6)] and scores.top.scores[1].tolist() == [0.0, np.float32(-0.6)]
+
+
 # ---- no bit depends on company -------------------------------------------------------------------------------------------------------------------------
 
 
@@ -150,7 +156,8 @@ def test_the_bits_of_a_score_do_not_depend_on_the_other_queries() -> None:
 def test_the_same_bits_come_out_with_another_number_of_threads(tmp_path: Path) -> None:
     code = """
 import sys, numpy as np
-from rds_dagster.scores.similarity import cosine_product, grid_rows
+from rds_dagster.embeddings.unit_grid import grid_rows
+from rds_dagster.scores.similarity import cosine_product
 rng = np.random.default_rng(0)
 vectors, queries = rng.standard_normal((3000, 384)).astype(np.float16), rng.standard_normal((50, 384), np.float32)
 np.save(sys.argv[1], cosine_product(vectors, grid_rows(queries).T))
