@@ -21,7 +21,7 @@ from rds_dagster.cleaning.filters import first_drop
 from rds_dagster.cleaning.settings import CleaningSettings
 from rds_dagster.errors import InputError
 from rds_dagster.fingerprint import fingerprint
-from rds_dagster.pools.files import PoolFile, list_files
+from rds_dagster.pools.files import PoolFile, ending, list_files
 from rds_dagster.pools.readers import Record, read_records
 from rds_dagster.pools.settings import PoolSettings
 from rds_dagster.pools.shapes import Conversation, Rejected, to_messages
@@ -30,7 +30,7 @@ from rds_dagster.storage.atomic import atomic_path, write_text
 from rds_dagster.storage.layout import Layout
 from rds_dagster.storage.tables import COMPRESSION
 
-CODE = 1  # raise when the bytes of a shard would change
+CODE = 2  # raise when the bytes of a shard would change
 BATCH_ROWS = 4096
 BATCH_CHARS = 16_000_000  # of the rows that wait to be written, so that long conversations do not pile up
 EXCERPT_CHARS = 200
@@ -53,14 +53,17 @@ class Shard:
         return self.rows + sum(self.dropped.values())
 
 
-def shard_recipe(digest: str, pool: PoolSettings, cleaning: CleaningSettings) -> str:
-    """What decides a shard: the file's content, how it is read, what is kept. The pool's name is the source where a record names none."""
-    return fingerprint("shard", CODE, ID_SCHEME, digest, pool.name, pool.shape, pool.format, cleaning)
+def shard_recipe(name: str, digest: str, pool: PoolSettings, cleaning: CleaningSettings) -> str:
+    """What decides a shard: the file's content, how it is read (of its ``name`` the ending alone), what is kept.
+
+    The pool's name is the source where a record names none.
+    """
+    return fingerprint("shard", CODE, ID_SCHEME, ending(name), digest, pool.name, pool.shape, pool.format, cleaning)
 
 
 def make_shard(layout: Layout, file: PoolFile, digest: str, pool: PoolSettings, cleaning: CleaningSettings) -> Shard:
     """The shard of one file, from the cache or made now; raises InputError if the file cannot be read to its end or changed meanwhile."""
-    name = shard_recipe(digest, pool, cleaning)
+    name = shard_recipe(file.file, digest, pool, cleaning)
     done = layout.shards / f"{name}.json"
     if done.exists():
         said = json.loads(done.read_text())

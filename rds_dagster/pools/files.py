@@ -90,7 +90,12 @@ def digest_file(address: str) -> str:
 
 def has_known_ending(name: str) -> bool:
     """Whether a pool's reader knows the ending of ``name`` (upper case counts as lower)."""
-    return name.lower().endswith(ENDINGS)
+    return bool(ending(name))
+
+
+def ending(name: str) -> str:
+    """Which of ENDINGS a file's name has, and so how it is unpacked and read; "" for none."""
+    return next((known for known in ENDINGS if name.lower().endswith(known)), "")
 
 
 def _list_local(source: str, path: str, root: Path) -> tuple[str, list[PoolFile]]:

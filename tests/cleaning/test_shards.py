@@ -93,16 +93,18 @@ def test_a_shard_without_all_its_files_is_made_again(pool_folder, part):
     assert path.read_bytes() == before
 
 
-def test_the_recipe_is_of_content_and_settings_but_not_of_the_files_name():
+def test_the_recipe_is_of_content_settings_and_ending_but_not_of_the_rest_of_the_files_name():
     others = [
-        shard_recipe("e", POOL, CLEANING),
-        shard_recipe("d", PoolSettings("talk", "a.jsonl"), CLEANING),
-        shard_recipe("d", PoolSettings("chat", "a.jsonl", shape="alpaca"), CLEANING),
-        shard_recipe("d", PoolSettings("chat", "a.jsonl", format="jsonl"), CLEANING),
-        shard_recipe("d", POOL, CleaningSettings(5)),
+        shard_recipe("a.json", "d", POOL, CLEANING),
+        shard_recipe("a.jsonl.gz", "d", POOL, CLEANING),
+        shard_recipe("a.jsonl", "e", POOL, CLEANING),
+        shard_recipe("a.jsonl", "d", PoolSettings("talk", "a.jsonl"), CLEANING),
+        shard_recipe("a.jsonl", "d", PoolSettings("chat", "a.jsonl", shape="alpaca"), CLEANING),
+        shard_recipe("a.jsonl", "d", PoolSettings("chat", "a.jsonl", format="jsonl"), CLEANING),
+        shard_recipe("a.jsonl", "d", POOL, CleaningSettings(5)),
     ]
-    assert len({shard_recipe("d", POOL, CLEANING), *others}) == 6
-    assert shard_recipe("d", PoolSettings("chat", "b.jsonl", sample=3, license="CC0"), CLEANING) == shard_recipe("d", POOL, CLEANING)
+    assert len({shard_recipe("a.jsonl", "d", POOL, CLEANING), *others}) == 8
+    assert shard_recipe("in/b.JSONL", "d", PoolSettings("chat", "b.jsonl", sample=3, license="CC0"), CLEANING) == shard_recipe("a.jsonl", "d", POOL, CLEANING)
 
 
 def test_more_rows_than_a_batch_are_all_written_in_order(pool_folder):
