@@ -1,4 +1,4 @@
-"""Composition root: the instances under the project's assets/, and the resources, executor and job around them. No logic.
+"""Composition root: the instances under the project's assets/, and the resources, executor, job and automation around them. No logic.
 
 Loaded by dagster and dg through workspace.yaml or [tool.dg], and by the `rds` command.
 """
@@ -10,6 +10,7 @@ import os
 
 import dagster as dg
 
+from rds_dagster.components.automation import automated
 from rds_dagster.components.resources import RESOURCE, Project
 from rds_dagster.project import import_assets, project_folder
 from rds_dagster.storage.layout import Layout
@@ -26,17 +27,19 @@ def defs() -> dg.Definitions:
     import_assets(project)
     _warn_of_temporary_instance()
     layout = Layout.of_project(project)
-    return dg.Definitions.merge(
-        dg.load_from_defs_folder(path_within_project=project / "assets"),
-        dg.Definitions(
-            resources={RESOURCE: Project(folder=str(project), home=str(layout.home))},
-            executor=dg.in_process_executor,  # 21 light steps: 13.6 s in process, over a minute with multiprocess
-            jobs=[
-                dg.define_asset_job(
-                    MAIN_JOB, dg.AssetSelection.all(), description="Everything, from raw pools to mixtures and reports; cheap where nothing changed."
-                )
-            ],
-        ),
+    return automated(
+        dg.Definitions.merge(
+            dg.load_from_defs_folder(path_within_project=project / "assets"),
+            dg.Definitions(
+                resources={RESOURCE: Project(folder=str(project), home=str(layout.home))},
+                executor=dg.in_process_executor,  # 21 light steps: 13.6 s in process, over a minute with multiprocess
+                jobs=[
+                    dg.define_asset_job(
+                        MAIN_JOB, dg.AssetSelection.all(), description="Everything, from raw pools to mixtures and reports; cheap where nothing changed."
+                    )
+                ],
+            ),
+        )
     )
 
 

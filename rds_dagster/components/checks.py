@@ -26,12 +26,15 @@ from pydantic import Field, field_validator, model_validator
 from rds_dagster.components.check_frames import OFFENDERS, OFFENDERS_ATTR, Load
 from rds_dagster.components.resources import Project
 from rds_dagster.errors import SettingsError, unknown_choice
+from rds_dagster.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     import pandas as pd
     from great_expectations.expectations.expectation import Expectation as GxExpectation
 
 Severity = Literal["critical", "warning", "info"]
+
+PROMISE = "promise"  # in a check's metadata and in its results': the fingerprint of what it promises, so that a mended check is known
 
 MISFITS = {
     "expect_column_to_exist": "columns that do not exist are refused anyway",
@@ -98,6 +101,11 @@ class Expectation(dg.Model, dg.Resolvable):
             "{type: comparison, column: {name: num_chars}, operator: '>', parameter: 100}, or {type: and, conditions: [..]}"
         )
 
+    @property
+    def fingerprint(self) -> str:
+        """Another one where the check promises something else."""
+        return fingerprint(self.type, self.kwargs, self.severity)
+
     def sentence(self) -> str:
         """What the check promises, for people."""
         said = ", ".join(f"{name} {json.dumps(value, default=str)}" for name, value in self.kwargs.items())
@@ -111,7 +119,10 @@ def suite_checks(key: dg.AssetKey, expectations: Sequence[Expectation], load: Lo
 
     @dg.multi_asset_check(
         name="__".join(["check", *key.path]),
-        specs=[dg.AssetCheckSpec(e.name, asset=key, blocking=e.severity == "critical", description=e.sentence()) for e in expectations],
+        specs=[
+            dg.AssetCheckSpec(e.name, asset=key, blocking=e.severity == "critical", description=e.sentence(), metadata={PROMISE: e.fingerprint})
+            for e in expectations
+        ],
         can_subset=True,
     )
     def check(context: dg.AssetCheckExecutionContext, project: Project) -> Iterator[dg.AssetCheckResult]:
@@ -215,7 +226,7 @@ def _cell(value: object) -> Cell:
 def _result(key: dg.AssetKey, expectation: Expectation, frame: "pd.DataFrame", finding: _Finding, seconds: float) -> dg.AssetCheckResult:
     named: dict[str, dict[str, list[str]]] | None = frame.attrs.get(OFFENDERS_ATTR)  # only a profile has it
     offenders, observed = finding.offenders, finding.observed
-    metadata: dict[str, dg.MetadataValue] = {"seconds": dg.MetadataValue.float(seconds)}  # type: ignore[type-arg]
+    metadata: dict[str, dg.MetadataValue] = {"seconds": dg.MetadataValue.float(seconds), PROMISE: dg.MetadataValue.text(expectation.fingerprint)}  # type: ignore[type-arg]
     if named is not None:
         figure = next(iter(expectation.columns()), "")
         offenders = [] if finding.is_met else _rows(named.get(figure, {}))

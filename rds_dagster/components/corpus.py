@@ -13,7 +13,8 @@ from rds_dagster.components.check_suites import CorpusChecks, embeddings_suite, 
 from rds_dagster.components.resources import Project
 from rds_dagster.components.results import file_link, materialized
 from rds_dagster.components.scaffolding import scaffolder
-from rds_dagster.components.siblings import pools_in_order, task_names
+from rds_dagster.components.siblings import pools_in_order, tasks_in_order
+from rds_dagster.components.watching import watchers
 from rds_dagster.embeddings import embed_pools as embed_stage
 from rds_dagster.embeddings.settings import BUNDLED_MODELS, DEFAULT_MODEL, Device, Dtype, EncoderSettings, Pooling, What, WhitenSettings
 from rds_dagster.embeddings.whitening_file import CODE as WHITENING_CODE
@@ -99,9 +100,9 @@ class Corpus(dg.Component, dg.Model, dg.Resolvable):
         return ScoreSettings(**self.scores.model_dump())
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The assets over all pools and their checks."""
-        members, tasks = pools_in_order(context), task_names(context)
-        pools = [pool.name for pool in members]
+        """The assets over all pools, their checks, and what watches the files behind them."""
+        members, targets = pools_in_order(context), tasks_in_order(context)
+        pools, tasks = [pool.name for pool in members], [task.name for task in targets]
         assets = [_encoder_asset(self.encoder_settings, self.written_encoder)]
         if pools:
             assets += [_unique_assets([pool.settings for pool in members]), _embedding_assets(pools, self.encoder_settings)]
@@ -113,7 +114,8 @@ class Corpus(dg.Component, dg.Model, dg.Resolvable):
         checks = [unique_suite(pool, self.checks.unique) for pool in pools]
         checks += [embeddings_suite(pool, self.checks.embeddings) for pool in pools]
         checks += [scores_suite(task, self.checks.scores) for task in tasks if pools]
-        return dg.Definitions(assets=assets, asset_checks=checks)
+        outside = watchers([pool.settings for pool in members], [task.settings for task in targets], self.encoder_settings)
+        return dg.Definitions.merge(dg.Definitions(assets=assets, asset_checks=checks), outside)
 
 
 def _unique_assets(members: list[PoolSettings]) -> dg.AssetsDefinition:
@@ -216,7 +218,7 @@ def _embedding_assets(pools: list[str], encoder: EncoderSettings) -> dg.AssetsDe
 
 def _score_assets(pools: list[str], tasks: list[str], settings: ScoreSettings, whitened: str | None) -> dg.AssetsDefinition:
     whitening = [[WHITENING, whitened]] if whitened else []
-    version = fingerprint(settings, *whitening)  # so that scores are stale when whitening is no longer asked for
+    version = fingerprint(settings, pools, *whitening)  # so that scores are stale when a pool is gone, or whitening is no longer asked for
 
     @dg.multi_asset(
         name="scores",

@@ -11,6 +11,7 @@ from rds_dagster.errors import SettingsError
 if TYPE_CHECKING:
     from rds_dagster.components.corpus import Corpus
     from rds_dagster.components.pool import Pool
+    from rds_dagster.components.task import Task
 
 
 def corpus_of(context: dg.ComponentLoadContext) -> Corpus:
@@ -43,6 +44,14 @@ def task_names(context: dg.ComponentLoadContext) -> list[str]:
     from rds_dagster.components.task import Task
 
     return _in_order("task", [task.name for task in context.component_tree.get_all_components(of_type=Task)], [])
+
+
+def tasks_in_order(context: dg.ComponentLoadContext) -> list[Task]:
+    """All tasks, by name."""
+    from rds_dagster.components.task import Task
+
+    found = {task.name: task for task in context.component_tree.get_all_components(of_type=Task)}
+    return [found[name] for name in task_names(context)]
 
 
 def mixture_names(context: dg.ComponentLoadContext) -> list[str]:

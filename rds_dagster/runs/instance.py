@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager
 
 import dagster as dg
 
+from rds_dagster.components.resources import hold_project
 from rds_dagster.storage.atomic import write_text
 from rds_dagster.storage.layout import Layout
-from rds_dagster.storage.locks import held
 from rds_dagster.telemetry import telemetry_off
 
 DAGSTER_YAML = """\
@@ -50,5 +50,5 @@ def open_instance(layout: Layout) -> dg.DagsterInstance:
 
 
 def project_lock(layout: Layout, timeout_s: float) -> AbstractContextManager[None]:
-    """Hold the project: one `rds run` at a time. Raises BusyError naming the holder after ``timeout_s`` seconds."""
-    return held(layout.locks / "project.lock", what=f"the project state {layout.home}", timeout_s=timeout_s)
+    """Hold the project: one run at a time, wherever it was started. Raises BusyError naming the holder after ``timeout_s`` seconds."""
+    return hold_project(layout, timeout_s)

@@ -24,6 +24,7 @@ from types import FrameType
 import dagster as dg
 import psutil
 
+from rds_dagster.components.automation import REFRESH
 from rds_dagster.errors import BusyError, SettingsError, StateError
 from rds_dagster.runs.instance import open_instance, prepare_instance, project_lock
 from rds_dagster.runs.orphans import UNFINISHED, free_orphans, run_process
@@ -33,7 +34,6 @@ from rds_dagster.storage.locks import held
 
 HOST = "127.0.0.1"
 WORKSPACE = "workspace.yaml"
-AUTOMATION_SENSOR = "refresh_stale"
 
 UP_TIMEOUT_S = 180.0  # loading the definitions takes 10 to 20 s on 2 busy cores
 RUN_GRACE_S = 10.0  # what an interrupted run gets to report itself
@@ -65,7 +65,8 @@ def run_ui(project: Path, layout: Layout, *, port: int, auto: bool = False, say:
                 return 0
             address = f"http://{HOST}:{chosen}"
             if auto:
-                switch_on(address, AUTOMATION_SENSOR)
+                switch_on(address, REFRESH)
+                say(f"automation is on (sensor {REFRESH}): what is stale is made by itself, until you switch it off in the UI")
             say(f"the Dagster UI answers on {address} (Ctrl-C stops it and its runs; logs in {_logs(layout)})")
             if broken := load_error(address):
                 say(f"the definitions do not load: {broken} (mend them, then press Reload definitions in the UI)")

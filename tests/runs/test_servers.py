@@ -35,12 +35,10 @@ from pathlib import Path
 
 import dagster as dg
 
-@dg.asset
+@dg.asset(automation_condition=dg.AutomationCondition.on_cron("0 0 1 1 *"))  # else automation would make it by itself
 def slow():
     Path(__file__).with_name("running").touch()
     time.sleep(300)
-
-refresh_stale = dg.AutomationConditionSensorDefinition("refresh_stale", target=dg.AssetSelection.all())
 """
 WORKSPACE = {"load_from": [{"python_module": {"module_name": "rds_dagster.definitions", "location_name": "rds_dagster", "working_directory": "."}}]}
 LAUNCH = """mutation($run: ExecutionParams!) { launchPipelineExecution(executionParams: $run) {
@@ -87,7 +85,7 @@ class RunningUi:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The smallest project: one slow asset and an automation sensor."""
+    """The smallest project: one slow asset."""
     monkeypatch.delenv("RDS_HOME", raising=False)
     monkeypatch.setenv("DAGSTER_HOME", "elsewhere")  # so that it is put back afterwards
     folder = tmp_path / "project"
