@@ -28,6 +28,7 @@ PROJECT = click.option(
     help="Project folder. Default: RDS_PROJECT, else the nearest one from here upwards.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+VERSION = click.option("--version", help="Fingerprint of a version or its first digits, `previous` or `current`. Default: the current one.")
 
 
 class Rds(click.Group):
@@ -101,8 +102,9 @@ def status(as_json: bool) -> None:
 
 @main.command()
 @click.option("--port", default=3000, show_default=True, help="Port on 127.0.0.1; 0 picks a free one.")
+@click.option("--auto", is_flag=True, help="Switch on the sensor that makes what is stale by itself; it stays on until it is switched off in the UI.")
 @PROJECT
-def ui(port: int) -> None:
+def ui(port: int, auto: bool) -> None:
     """Serve the Dagster UI and its daemon on 127.0.0.1 until Ctrl-C.
 
     Example: rds ui --port 3000
@@ -111,7 +113,7 @@ def ui(port: int) -> None:
     from rds_dagster.storage.layout import Layout
 
     folder = project_folder()
-    sys.exit(run_ui(folder, Layout.of_project(folder), port=port, say=_talk))
+    sys.exit(run_ui(folder, Layout.of_project(folder), port=port, auto=auto, say=_talk))
 
 
 @main.command()
@@ -153,9 +155,10 @@ def fit_whitening(dims: int | None, vectors: int, seed: int, force: bool) -> Non
 @main.command()
 @click.argument("mixture")
 @click.argument("example_id")
+@VERSION
 @JSON
 @PROJECT
-def explain(mixture: str, example_id: str, as_json: bool) -> None:
+def explain(mixture: str, example_id: str, version: str | None, as_json: bool) -> None:
     """Show the whole chain for one example: file, line, cleaning, task, query, rank, score.
 
     EXAMPLE_ID is the id in hex, or its first digits.
@@ -170,17 +173,64 @@ def explain(mixture: str, example_id: str, as_json: bool) -> None:
     from rds_dagster.storage.layout import Layout
     from rds_dagster.storage.tables import TableStore
 
-    said = explain_example(TableStore(Layout.of_project(project_folder())), mixture, example_id)
+    said = explain_example(TableStore(Layout.of_project(project_folder())), mixture, example_id, version=version)
     click.echo(dumps(asdict(said), indent=1, ensure_ascii=False) if as_json else explanation_text(said))
+
+
+@main.command()
+@click.argument("mixture")
+@click.argument("before", metavar="[A]", default="previous")
+@click.argument("after", metavar="[B]", default="current")
+@JSON
+@PROJECT
+def diff(mixture: str, before: str, after: str, as_json: bool) -> None:
+    """Say what entered a mixture and what left it, and why, from version A to version B.
+
+    A and B are fingerprints or their first digits, `previous` or `current`. Default: from the version before the current one to the current one.
+    A version that is not there is answered with those that are.
+
+    Example: rds diff all_tasks 3f9c current
+    """
+    from dataclasses import asdict
+    from json import dumps
+
+    from rds_dagster.lineage.diff import diff_versions
+    from rds_dagster.lineage.diff_text import diff_text
+    from rds_dagster.storage.layout import Layout
+    from rds_dagster.storage.tables import TableStore
+
+    said = diff_versions(TableStore(Layout.of_project(project_folder())), mixture, before, after)
+    click.echo(dumps(asdict(said), indent=1, ensure_ascii=False) if as_json else diff_text(said))
+
+
+@main.command()
+@click.option("--keep", default=1, show_default=True, type=click.IntRange(min=1), help="Versions of each mixture that count, the current one first.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be freed.")
+@PROJECT
+def prune(keep: int, dry_run: bool) -> None:
+    """Drop vectors, scores, shards, tables and exports that no kept version needs.
+
+    Kept are the current state, the last N versions of each mixture, and those under `pinned:` in its YAML. The versions themselves stay,
+    so older ones can still be explained and compared; going back to a dropped encoder embeds again.
+
+    Example: rds prune --keep 2
+    """
+    from rds_dagster.runs.prune import prune_project, pruned_text
+
+    pruned = prune_project(project_folder(), keep=keep, dry_run=dry_run)
+    click.echo(pruned_text(pruned))
+    for reason in pruned.left:
+        _talk(f"left: {reason}")
 
 
 @main.command()
 @click.argument("mixture")
 @click.option("--format", "export_format", default="messages", show_default=True, help="messages (JSON Lines) or parquet.")
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write into; made if missing.")
+@VERSION
 @PROJECT
-def export(mixture: str, export_format: str, folder: Path) -> None:
-    """Write the current version of a mixture as a training file.
+def export(mixture: str, export_format: str, folder: Path, version: str | None) -> None:
+    """Write a version of a mixture as a training file.
 
     Example: rds export all_tasks --format messages --to out
     """
@@ -188,7 +238,7 @@ def export(mixture: str, export_format: str, folder: Path) -> None:
     from rds_dagster.storage.layout import Layout
     from rds_dagster.storage.tables import TableStore
 
-    click.echo(export_to(TableStore(Layout.of_project(project_folder())), mixture, export_format, folder))
+    click.echo(export_to(TableStore(Layout.of_project(project_folder())), mixture, export_format, folder, version=version))
 
 
 def _walk(folder: Path, selection: str | None, *, verify: bool) -> bool:

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from rds_dagster.cli import main
 from rds_dagster.mixtures.make_mixture import make_mixture
 from rds_dagster.mixtures.settings import MixtureSettings
+from rds_dagster.mixtures.versions import find_version
 from rds_dagster.storage.layout import Layout
 from rds_dagster.storage.tables import TableStore
 
@@ -54,7 +55,7 @@ def first_example(folder: Path, mixture: str) -> str:
 
 
 def test_the_commands_are_those_of_the_readme():
-    assert sorted(main.commands) == ["demo", "explain", "export", "fit-whitening", "init", "run", "status", "ui"]
+    assert sorted(main.commands) == ["demo", "diff", "explain", "export", "fit-whitening", "init", "prune", "run", "status", "ui"]
 
 
 @each_command
@@ -99,7 +100,7 @@ def test_help_and_version_go_to_stdout():
         assert said.stdout
 
 
-@pytest.mark.parametrize("words", [["rnu"], ["run", "a", "b"], ["run", "--verfy"], ["ui", "--port", "many"], ["export", "best"], ["explain", "best"]])
+@pytest.mark.parametrize("words", [["rnu"], ["run", "a", "b"], ["run", "--verfy"], ["ui", "--port", "many"], ["export", "best"], ["explain", "best"], ["diff"]])
 def test_wrong_use_exits_with_2_and_says_so_on_stderr(words):
     said = rds(*words)
     assert (said.exit_code, said.stdout) == (2, "")
@@ -108,7 +109,17 @@ def test_wrong_use_exits_with_2_and_says_so_on_stderr(words):
 
 def test_outside_of_a_project_the_mend_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for words in (["status"], ["run"], ["demo"], ["ui"], ["fit-whitening"], ["explain", "best", "abcd"], ["export", "best", "--to", "out"]):
+    for words in (
+        ["status"],
+        ["run"],
+        ["demo"],
+        ["ui"],
+        ["fit-whitening"],
+        ["prune"],
+        ["explain", "best", "abcd"],
+        ["diff", "best"],
+        ["export", "best", "--to", "out"],
+    ):
         said = rds(*words)
         assert (said.exit_code, said.stdout) == (2, ""), words
         assert said.stderr.startswith(f"SettingsError: {tmp_path} and the folders above it hold no project: expected a pyproject.toml")
@@ -212,6 +223,59 @@ def test_explain_refuses_in_words(words, status, message, built_project):
     said = rds("--project", built_project.folder, "explain", *words)
     assert (said.exit_code, said.stdout) == (status, "")
     assert said.stderr.startswith(message)
+
+
+@pytest.fixture
+def two_versions(own_project) -> list[str]:
+    """The project's mixture `best` with a second version of 12 examples; their fingerprints."""
+    store = TableStore(Layout.of_project(own_project))
+    first = store.need("mixtures/best").fingerprint
+    return [first, make_mixture(store, MixtureSettings("best", 12), ["sums", "towns", "chat"], ["adding", "places"]).manifest.fingerprint]
+
+
+def test_diff_says_what_entered_and_why_between_two_versions(own_project, two_versions):
+    first, second = two_versions
+    said = rds("--project", own_project, "diff", "best")
+    assert (said.exit_code, said.stderr) == (0, "")
+    for words in (
+        f"from {first[:12]}  made ",
+        f"to   {second[:12]}  made ",
+        "9 stayed, 3 entered, 0 left; Jaccard 0.7500",
+        "  budget  9 -> 12\n",
+        "shares by source",
+    ):
+        assert words in said.stdout
+    for words in ([first[:6], "current"], ["previous"], [first[:8], second[:8]]):
+        assert rds("diff", "best", *words, "--project", own_project).stdout == said.stdout
+    as_json = json.loads(rds("diff", "best", "--json", "--project", own_project).stdout)
+    assert (as_json["before"]["fingerprint"], as_json["after"]["fingerprint"], as_json["jaccard"], as_json["left"]) == (first, second, 0.75, [])
+    assert {moved["reason"] for moved in as_json["entered"]} == {"budget"} and all(len(moved["id"]) == 32 for moved in as_json["entered"])
+
+
+def test_diff_refuses_in_words(own_project, two_versions):
+    first, second = two_versions
+    unknown = rds("--project", own_project, "diff", "best", "beef0")
+    assert (unknown.exit_code, unknown.stdout) == (2, "")
+    assert unknown.stderr.startswith("SettingsError: mixture 'best' has no version 'beef0'; expected current, previous, or 4 or more first digits of ")
+    assert f"{second[:12]} (made " in unknown.stderr and f"{first[:12]} (made " in unknown.stderr and unknown.stderr.count("\n") == 1
+    alone = rds("diff", "by_chance", "--project", own_project)
+    assert (alone.exit_code, alone.stdout) == (1, "")
+    assert alone.stderr.startswith("StateError: mixture 'by_chance' has no version before the current one; there is only ")
+
+
+def test_an_older_version_is_explained_and_exported(own_project, two_versions, tmp_path):
+    first, second = two_versions
+    store = TableStore(Layout.of_project(own_project))
+    make_mixture(store, MixtureSettings("best", 1, method="random"), ["sums", "towns", "chat"], [])
+    row = store.read(find_version(store, "best", first).manifest, "examples", ["id"]).column("id").to_pylist()[-1].hex()
+    said = rds("--project", own_project, "explain", "best", row, "--version", first[:8])
+    assert (said.exit_code, said.stderr) == (0, "")
+    assert f"in mixture best, version {first[:12]}, at position 9\n" in said.stdout
+    out = rds("export", "best", "--version", "previous", "--to", tmp_path / "out", "--project", own_project)
+    assert out.stdout == f"{tmp_path}/out/best.{second[:12]}.messages.jsonl\n"
+    assert len(Path(out.stdout.strip()).read_text().splitlines()) == 12
+    wrong = rds("explain", "best", row, "--version", "beef0", "--project", own_project)
+    assert wrong.exit_code == 2 and "has no version 'beef0'" in wrong.stderr
 
 
 def test_fit_whitening_prints_where_the_file_lies_and_talks_of_the_rest(own_project):

@@ -11,7 +11,7 @@ from rds_dagster.components.check_outcomes import latest_outcomes
 from rds_dagster.components.check_suites import clean_suite, embeddings_suite, mixture_suite, scores_suite, unique_suite
 from rds_dagster.components.checks import Expectation
 from rds_dagster.components.resources import Project
-from rds_dagster.components.results import file_link, materialized
+from rds_dagster.components.results import Metadata, file_link, markdown_table, materialized
 from rds_dagster.components.scaffolding import scaffolder
 from rds_dagster.components.siblings import corpus_of, mixture_names, need_known, pool_names, pools_in_order, task_names
 from rds_dagster.errors import SettingsError
@@ -19,6 +19,8 @@ from rds_dagster.exports import export_mixture as export_stage
 from rds_dagster.exports import report_mixture as report_stage
 from rds_dagster.exports.formats import ExportFormat
 from rds_dagster.fingerprint import fingerprint
+from rds_dagster.lineage.diff import diff_to_previous
+from rds_dagster.lineage.diff_text import diff_rows
 from rds_dagster.mixtures import make_mixture as mixture_stage
 from rds_dagster.mixtures.selectors import OnTaken
 from rds_dagster.mixtures.settings import Method, MixtureSettings, Selector
@@ -42,6 +44,8 @@ class Mixture(dg.Component, dg.Model, dg.Resolvable):
     pools: list[str] = []
     required_sources: list[str] = []
     allow_short: bool = False
+    pinned: list[str] = []
+    """Versions (fingerprints, or their first digits) whose vectors `rds prune` keeps."""
     exports: list[ExportFormat] = ["messages", "parquet"]
     compare_with: str | None = None
     checks: list[Expectation] = []
@@ -128,9 +132,19 @@ def _mixture_asset(settings: MixtureSettings, pools: list[str], tasks: list[str]
         made = mixture_stage.make_mixture(project.tables, settings, pools, tasks)
         figures = {"deeper_lists": made.deepened, "reused": str(made.reused), "seconds": round(time.monotonic() - began, 3)}
         lineage = {"id": [f"unique/{pool}.id" for pool in own_pools], "score": [f"scores/{METHOD}/{task}.score" for task in own_tasks if scores]}
-        return materialized(project.tables, made.manifest, table="examples", figures=figures, columns_from=lineage)
+        result = materialized(project.tables, made.manifest, table="examples", figures=figures, columns_from=lineage)
+        return result._replace(metadata={**(result.metadata or {}), **_against_version_before(project, settings.name)})
 
     return mixture
+
+
+def _against_version_before(project: Project, name: str) -> Metadata:
+    """What entered and left since the version before; nothing for the first version."""
+    diff = diff_to_previous(project.tables, name)
+    if diff is None:
+        return {}
+    table = dg.MetadataValue.md(markdown_table(["against the version before", "before", "now"], diff_rows(diff)))
+    return {"entered": len(diff.entered), "left": len(diff.left), "jaccard": diff.jaccard, "against_version_before": table}
 
 
 def _export_asset(name: str, formats: list[str], licenses: dict[str, str]) -> dg.AssetsDefinition:

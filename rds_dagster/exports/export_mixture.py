@@ -14,6 +14,7 @@ from rds_dagster.errors import StateError
 from rds_dagster.exports.formats import write_export
 from rds_dagster.fingerprint import file_digest, fingerprint
 from rds_dagster.mixtures.make_mixture import places_of
+from rds_dagster.mixtures.versions import find_version
 from rds_dagster.storage.atomic import write_text
 from rds_dagster.storage.manifest import Manifest, TableFile, dump_manifests
 from rds_dagster.storage.tables import TableStore, id_array, make_recipe
@@ -47,26 +48,31 @@ def export_mixture(store: TableStore, name: str, formats: Sequence[str], license
     return manifest
 
 
-def write_files(store: TableStore, mixture: Manifest, formats: Sequence[str], folder: Path, pools: Sequence[str]) -> list[Path]:
-    """Write a mixture's current version in the given formats into any folder; returns the files."""
+def write_files(store: TableStore, mixture: Manifest, formats: Sequence[str], folder: Path, pools: Sequence[str] | None) -> list[Path]:
+    """Write a version of a mixture in the given formats into any folder; returns the files.
+
+    Provenance is that of today in ``pools``; None: as the version's own folder says.
+    """
     examples = store.read(mixture, "examples")
     if examples.num_rows != mixture.counts.kept:
         raise StateError(f"{mixture.key} has {examples.num_rows:,} rows and its manifest says {mixture.counts.kept:,}; run `rds run '{mixture.key}'`")
-    places: pa.Table = places_of(store, id_array(examples.column("id")), pools)
+    places: pa.Table = store.read(mixture, "provenance") if pools is None else places_of(store, id_array(examples.column("id")), pools)
     return [write_export(export_format, examples, places, folder) for export_format in formats]
 
 
-def export_to(store: TableStore, name: str, export_format: str, folder: Path) -> Path:
-    """Write a mixture's current version in one format into any folder, its manifest beside it; returns the training file.
+def export_to(store: TableStore, name: str, export_format: str, folder: Path, *, version: str | None = None) -> Path:
+    """Write a version of a mixture in one format into any folder, its manifest beside it; returns the training file.
 
-    Both begin with the mixture's name, so that several mixtures fit one folder. Raises SettingsError for an unknown format.
+    Both begin with the mixture's name, so that several mixtures fit one folder. ``version``: the current one where none is named, else as find_version
+    takes it; it is exported from its own folder alone, and its digits follow the name. Raises SettingsError for an unknown format or version.
     """
-    mixture = store.manifest(f"mixtures/{name}")
+    mixture = find_version(store, name, version).manifest if version else store.manifest(f"mixtures/{name}")
     if mixture is None:
         known = ", ".join(m.key.split("/", 1)[1] for m in store.manifests("mixtures")) or "none yet"
         raise StateError(f"mixture {name!r} is not there; made so far: {known}. Run `rds run '+mixtures/{name}'` or mend the name")
-    pools = [m.key.split("/", 1)[1] for m in store.manifests("provenance")]
+    pools = None if version else [m.key.split("/", 1)[1] for m in store.manifests("provenance")]
     (written,) = write_files(store, mixture, [export_format], folder.resolve(), pools)
-    named = written.replace(written.with_name(f"{name}.{written.name}"))
-    write_text(named.with_name(f"{name}.manifest.json"), dump_manifests([mixture]))
+    stem = f"{name}.{mixture.fingerprint[:12]}" if version else name
+    named = written.replace(written.with_name(f"{stem}.{written.name}"))
+    write_text(named.with_name(f"{stem}.manifest.json"), dump_manifests([mixture]))
     return named

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from rds_dagster.cleaning.texts import tidy
 from rds_dagster.embeddings.whitening_file import GROUP as WHITENING
 from rds_dagster.errors import SettingsError, StateError
+from rds_dagster.mixtures.versions import find_version
 from rds_dagster.schema import Message
 from rds_dagster.storage.manifest import Manifest
 from rds_dagster.storage.tables import TableStore
@@ -74,12 +75,13 @@ class Explanation:
     messages: tuple[Message, ...]
 
 
-def explain(store: TableStore, mixture: str, example: str) -> Explanation:
+def explain(store: TableStore, mixture: str, example: str, *, version: str | None = None) -> Explanation:
     """Explain one example; ``example`` is its id in hex, or an unambiguous beginning of it of 4 digits or more.
 
-    Raises SettingsError if the mixture does not hold it, StateError if the mixture was never made.
+    ``version``: the current one where none is named, else as find_version takes it. Raises SettingsError if the mixture does not hold the example or
+    has no such version, StateError if the mixture was never made.
     """
-    manifest = store.manifest(f"mixtures/{mixture}")
+    manifest = find_version(store, mixture, version).manifest if version else store.manifest(f"mixtures/{mixture}")
     if manifest is None:
         known = ", ".join(m.key.split("/", 1)[1] for m in store.manifests("mixtures")) or "none yet"
         raise StateError(f"mixture {mixture!r} is not there; made so far: {known}. Run `rds run '+mixtures/{mixture}'` or mend the name")

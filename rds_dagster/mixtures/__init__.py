@@ -6,4 +6,5 @@ random_choice.py  balanced and uniform random             (pure)
 candidates.py     the examples that a mixture may pick, with their pools and sources
 choose.py         settings and stored scores -> picks
 make_mixture.py   asset mixtures/<name>: picks -> a self-contained, immutable version folder
+versions.py       which versions there are, which was current before which
 """

@@ -4,6 +4,7 @@ mixtures/<name>/<fingerprint>/  examples.parquet    picks with messages, task, q
                                 provenance.parquet  every place where a picked example stood when it was picked
                                 queries.parquet     the queries that chose, with their texts
                                 manifest.json       settings, counts, licences, fingerprints of everything upstream; written last
+mixtures/<name>/history.json    which versions were current, in order (versions.py)
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from rds_dagster.fingerprint import content_digest, fingerprint
 from rds_dagster.mixtures.candidates import Candidates, read_candidates
 from rds_dagster.mixtures.choose import Choice, choose
 from rds_dagster.mixtures.settings import MixtureSettings
+from rds_dagster.mixtures.versions import record_current
 from rds_dagster.scores.score_tasks import score_key
 from rds_dagster.storage.atomic import write_text
 from rds_dagster.storage.manifest import Counts, Manifest, TableFile, dump_manifests
 from rds_dagster.storage.tables import TableStore, id_column, make_recipe, write_parquet
 
-CODE = 1  # raise when the bytes of a version would change
+CODE = 2  # raise when the bytes of a version would change
 TABLES = {"examples": "examples.parquet", "provenance": "provenance.parquet", "queries": "queries.parquet"}  # table -> file of a version's folder
 
 
@@ -52,22 +54,26 @@ def make_mixture(store: TableStore, settings: MixtureSettings, all_pools: Sequen
     refuse_outdated(unique, scores, settings.name)
     parents = {m.key: m.fingerprint for m in [*unique, *scores]}
     recipe = make_recipe("mixture", CODE, [settings, tasks if scores else ()], parents)
+    if before := store.manifest(f"mixtures/{settings.name}"):
+        record_current(store, before)  # a run was killed before it could
     if current := store.reusable(f"mixtures/{settings.name}", recipe):
         return MadeMixture(current, 0, reused=True)
     candidates = read_candidates(store, pools)
     choice = choose(store, settings, candidates, tasks)
-    version = version_fingerprint(settings, candidates, choice)
+    queries = _used_queries(store, choice)
+    version = version_fingerprint(settings, candidates, choice, queries)
     folder = store.layout.mixtures / settings.name / version
     if not all((folder / file).exists() for file in [*TABLES.values(), "manifest.json"]):
         partial = folder.with_name(f".{version}.{uuid4().hex[:8]}")
         try:
-            _write_version(store, partial, folder, settings, candidates, choice, all_pools, recipe, parents, version)
+            _write_version(store, partial, folder, settings, candidates, choice, queries, all_pools, recipe, parents, version)
             shutil.rmtree(folder, ignore_errors=True)  # not whole: a run was killed, or someone deleted a file
             partial.replace(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     manifest = _manifest(store, folder, folder, settings, choice, recipe, parents, version)
     store.commit([manifest])
+    record_current(store, manifest)
     return MadeMixture(manifest, choice.deepened, reused=False)
 
 
@@ -81,12 +87,16 @@ def refuse_outdated(unique: Sequence[Manifest], scores: Sequence[Manifest], mixt
                 raise StateError(f"{manifest.key} was made for another state of {pool.key}; run `rds run '+mixtures/{mixture}'`, which brings both to one")
 
 
-def version_fingerprint(settings: MixtureSettings, candidates: Candidates, choice: Choice) -> str:
-    """The data version of a mixture: its settings and its picks, with what chose them and whose they are."""
+def version_fingerprint(settings: MixtureSettings, candidates: Candidates, choice: Choice, queries: pa.Table) -> str:
+    """The data version of a mixture: its settings and its picks, with what chose them and whose they are; queries is CHOSEN_QUERY.
+
+    The queries count by their words: white space is stripped before they are embedded, so another query may have the same vector, scores and picks.
+    """
     picks = [content_digest(candidates.ids[choice.rows].tobytes()), content_digest(choice.ranks.tobytes()), content_digest(choice.scores.tobytes())]
     owners = [candidates.pools[number] for number in candidates.pool[choice.rows]]
     sources = [candidates.sources[number] for number in candidates.source[choice.rows]]
-    return fingerprint("mixture", settings, picks, choice.tasks.to_pylist(), choice.queries.to_pylist(), owners, sources)
+    asked = queries.select(["task", "query", "id", "text", "num_tokens"]).to_pylist()
+    return fingerprint("mixture", settings, picks, choice.tasks.to_pylist(), choice.queries.to_pylist(), owners, sources, asked)
 
 
 def upstream(store: TableStore, keys: Iterable[str]) -> dict[str, Manifest]:
@@ -102,13 +112,13 @@ def upstream(store: TableStore, keys: Iterable[str]) -> dict[str, Manifest]:
 
 
 def _write_version(
-    store: TableStore, partial: Path, folder: Path, settings: MixtureSettings, candidates: Candidates, choice: Choice, all_pools: Sequence[str],
-    recipe: str, parents: dict[str, str], version: str,
+    store: TableStore, partial: Path, folder: Path, settings: MixtureSettings, candidates: Candidates, choice: Choice, queries: pa.Table,
+    all_pools: Sequence[str], recipe: str, parents: dict[str, str], version: str,
 ) -> None:  # fmt: skip
     ids = candidates.ids[choice.rows]
     write_parquet(partial / "examples.parquet", _examples(store, settings, candidates, choice), schema.SELECTED)
     write_parquet(partial / "provenance.parquet", places_of(store, ids, all_pools), schema.PROVENANCE)
-    write_parquet(partial / "queries.parquet", _used_queries(store, choice), CHOSEN_QUERY)
+    write_parquet(partial / "queries.parquet", queries, CHOSEN_QUERY)
     write_text(partial / "manifest.json", dump_manifests([_manifest(store, partial, folder, settings, choice, recipe, parents, version)]))
 
 
@@ -154,13 +164,14 @@ CHOSEN_QUERY = pa.schema([pa.field("task", pa.string()), *schema.QUERY])
 
 
 def _used_queries(store: TableStore, choice: Choice) -> pa.Table:
+    """The queries that chose; CHOSEN_QUERY in order of task and name, so that the order in the task's file, where it chose nothing else, is no news."""
     used = {(task, query) for task, query in zip(choice.tasks.to_pylist(), choice.queries.to_pylist(), strict=True) if task is not None}
     parts = [CHOSEN_QUERY.empty_table()]
     for task in sorted({task for task, _ in used}):
         table = store.read(store.need(score_key(task)), "queries")
         table = table.filter(pc.is_in(table.column("query"), pa.array(sorted(query for name, query in used if name == task))))
         parts.append(table.add_column(0, "task", pa.array([task] * table.num_rows, pa.string())).cast(CHOSEN_QUERY))
-    return pa.concat_tables(parts)
+    return pa.concat_tables(parts).sort_by([("task", "ascending"), ("query", "ascending")])
 
 
 def _manifest(

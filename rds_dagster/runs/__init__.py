@@ -6,6 +6,7 @@ looking.py     what changed outside: files of pools and tasks
 fitting.py     `rds fit-whitening`
 staleness.py   which assets are stale, and why
 supply.py      budgets that the pools cannot meet
+prune.py       `rds prune`
 walk.py        materialize what is stale, frontier by frontier
 orphans.py     runs whose process is gone
 servers.py     the UI and the daemon

@@ -1,13 +1,17 @@
 """Embeddings in LanceDB: one append-only table per encoder fingerprint, one row per example id.
 
 An append is one atomic commit: after a kill a chunk is there or it is not. Rows are read back in the order in which they were written.
+What `rds prune` does to a table (rows leave it, it is compacted) is one commit too, and keeps that order.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,9 +20,10 @@ import pyarrow as pa
 from rds_dagster import schema
 from rds_dagster.errors import StateError
 from rds_dagster.fingerprint import ID_DTYPE
+from rds_dagster.storage.atomic import writable
 from rds_dagster.storage.layout import Layout
 from rds_dagster.storage.locks import held
-from rds_dagster.storage.tables import id_array, id_column
+from rds_dagster.storage.tables import id_array, id_column, positions_in
 
 if TYPE_CHECKING:  # imported late elsewhere: 1.4 s
     import lancedb
@@ -27,6 +32,8 @@ READ_ROWS = 8192  # rows per batch asked of LanceDB
 # Vectors are read in slices of at most so many bytes: LanceDB decodes in threads of its own, and each keeps what its largest buffer took. Reading 500k x 384
 # so kept 16 MiB; slices of 4 MiB kept 40, of 16 MiB 72, the whole as much. 500k took 0.55 s instead of 0.25 s; at 1,400 fragments a slice costs 1.5 ms.
 SLICE_BYTES = 2 * 2**20
+TABLE_PREFIX, TABLE_SUFFIX = "embeddings_", ".lance"  # LanceDB: one folder per table
+DROPPED_SUFFIX = ".dropped"  # of a table's folder while it is removed; a kill leaves it, the next removal takes it along
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,12 @@ class VectorStore:
     @property
     def table_name(self) -> str:
         """Name of the LanceDB table."""
-        return f"embeddings_{self.encoder}"
+        return f"{TABLE_PREFIX}{self.encoder}"
+
+    @property
+    def folder(self) -> Path:
+        """Where LanceDB keeps the table."""
+        return self.layout.vectors / f"{self.table_name}{TABLE_SUFFIX}"
 
     def writing(self, timeout_s: float = 3600.0) -> AbstractContextManager[None]:
         """Hold the right to append; one process at a time, so that no id is written twice."""
@@ -102,8 +114,53 @@ class VectorStore:
         for at in range(start, stop, size):
             yield from table.search().select(columns).offset(at).limit(min(size, stop - at)).to_batches(READ_ROWS)
 
+    def num_bytes(self) -> int:
+        """Bytes on disk, old versions of the table included."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+    def retain(self, live: np.ndarray) -> int:
+        """Leave the rows of ``live`` (N,) S16, sorted, and no others, in the order in which they were written; returns how many went.
+
+        Call inside ``writing()``. One commit over a copy of what stays, so for a while both are on disk; ``tidy`` frees the old one.
+        Raises StateError where LanceDB cannot write.
+        """
+        table = self._open()
+        rows = 0 if table is None else table.count_rows()
+        if table is None or positions_in(live, self.ids())[1].all():
+            return 0
+        with self._written("rows cannot be taken out of"):
+            table.add(pa.RecordBatchReader.from_batches(schema.vectors(self.dims), self._rows_of(live)), mode="overwrite")
+        return rows - self.num_rows()
+
+    def has_old_versions(self) -> bool:
+        """Whether there is anything for ``tidy`` to do."""
+        return len(self._versions()) > 1
+
+    def tidy(self) -> None:
+        """Merge the chunks as they were appended into large ones and remove every old version and what killed appends left. Call inside ``writing()``.
+
+        A reader that opened the table before may find its files gone. Raises StateError where LanceDB cannot write.
+        """
+        if (table := self._open()) is not None:
+            with self._written("chunks cannot be merged in"):
+                table.optimize(cleanup_older_than=timedelta(milliseconds=1), delete_unverified=True)  # at 0 LanceDB warns of readers
+
+    def drop(self) -> None:
+        """Remove the whole table: at once for whoever opens it, then from the disk. Call inside ``writing()``."""
+        with writable(self.folder):
+            remove_dropped(self.layout)
+            if self.folder.exists():
+                self.folder.rename(self.folder.with_suffix(DROPPED_SUFFIX))
+            remove_dropped(self.layout)
+
     def made_on(self) -> list[str]:
         """The device kinds and library versions that made the stored vectors, sorted."""
+        try:
+            return self._read_made_on()
+        except RuntimeError:  # LanceDB's one class: the version that was open has gone with `rds prune`; one of them is always there
+            return self._read_made_on()
+
+    def _read_made_on(self) -> list[str]:
         found: set[str] = set()
         for batch in self.stream(["made_on"]):
             found.update(batch.column("made_on").unique().to_pylist())
@@ -115,9 +172,42 @@ class VectorStore:
         return lancedb.connect(self.layout.vectors)
 
     def _open(self) -> lancedb.Table | None:
-        if not any((self.layout.vectors / f"{self.table_name}.lance" / "_versions").glob("*.manifest")):  # a kill before the first commit leaves the folder
+        if not self._versions():  # a kill before the first commit leaves the folder
             return None
         return self._database().open_table(self.table_name)
+
+    def _versions(self) -> list[Path]:
+        return list((self.folder / "_versions").glob("*.manifest"))
+
+    def _rows_of(self, live: np.ndarray) -> Iterator[pa.RecordBatch]:
+        for batch in self.stream(schema.vectors(self.dims).names):
+            yield batch.filter(pa.array(positions_in(live, id_array(batch.column("id")))[1]))
+
+    @contextmanager
+    def _written(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # LanceDB's one class for a full disk, a read-only one and the like
+            raise StateError(f"{what} {self.table_name} ({error}); mend the disk and run again, the vectors are untouched") from error
+
+
+def stored_tables(layout: Layout) -> list[VectorStore]:
+    """The tables of all encoders, by name; ``dims`` is 0 where a kill before the first commit left a folder."""
+    found = []
+    for folder in sorted(layout.vectors.glob(f"{TABLE_PREFIX}*{TABLE_SUFFIX}")):
+        vectors = VectorStore(layout, folder.name.removeprefix(TABLE_PREFIX).removesuffix(TABLE_SUFFIX), 0)
+        table = vectors._open()
+        found.append(vectors if table is None else VectorStore(layout, vectors.encoder, table.schema.field("vector").type.list_size))
+    return found
+
+
+def remove_dropped(layout: Layout) -> int:
+    """Remove the folders of tables whose removal was killed; returns their bytes."""
+    freed = 0
+    for folder in layout.vectors.glob(f"{TABLE_PREFIX}*{DROPPED_SUFFIX}"):
+        freed += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        shutil.rmtree(folder)
+    return freed
 
 
 def slice_rows(dims: int) -> int:

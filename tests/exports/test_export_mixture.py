@@ -1,6 +1,7 @@
 """Exports of small mixtures: files, provenance as it stands now, and a manifest of everything that led there."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,6 +89,21 @@ def test_export_to_writes_one_file_and_its_manifest_into_any_folder_under_the_mi
     assert sorted(file.name for file in path.parent.iterdir()) == ["best.manifest.json", "best.messages.jsonl"]
     assert load_manifests(path.with_name("best.manifest.json").read_text(), where="there") == [flow.mixtures["best"].manifest]
     assert path.read_bytes() == files_of(flow, "best")["messages.jsonl"].read_bytes()
+
+
+def test_an_older_version_is_exported_from_its_own_folder_alone(own_flow, tmp_path: Path) -> None:
+    first = own_flow.mixtures["best"].manifest.fingerprint
+    before = export_to(own_flow.store, "best", "messages", tmp_path).read_bytes()
+    own_flow.make("best", 12)
+    layout = own_flow.store.layout
+    shutil.rmtree(layout.tables)
+    shutil.rmtree(layout.manifests / "provenance")
+    path = export_to(own_flow.store, "best", "messages", tmp_path, version=first[:8])
+    assert path == tmp_path / f"best.{first[:12]}.messages.jsonl" and path.read_bytes() == before
+    (manifest,) = load_manifests((tmp_path / f"best.{first[:12]}.manifest.json").read_text(), where="the folder")
+    assert manifest == own_flow.mixtures["best"].manifest
+    with pytest.raises(SettingsError, match="mixture 'best' has no version 'beef0'"):
+        export_to(own_flow.store, "best", "messages", tmp_path, version="beef0")
 
 
 def test_an_unknown_format_is_refused(flow, tmp_path: Path) -> None:

@@ -118,6 +118,21 @@ def test_it_answers_when_all_but_the_mixture_is_gone(own_flow) -> None:
     assert asdict(explain(own_flow.store, "best", row["id"].hex())) == {**asdict(before), "duplicates": ()}
 
 
+def test_an_older_version_is_explained_from_its_own_folder(own_flow) -> None:
+    row = rows_of(own_flow, "best")[0]
+    before = explain(own_flow.store, "best", row["id"].hex())  # type: ignore[attr-defined]
+    own_flow.make("best", 1, method="random", seed=next(seed for seed in range(99) if picks_by_chance(own_flow, seed) != row["id"]))
+    with pytest.raises(SettingsError, match="mixture 'best' does not hold example"):
+        explain(own_flow.store, "best", row["id"].hex())  # type: ignore[attr-defined]
+    for version in ("previous", before.version[:8]):
+        assert explain(own_flow.store, "best", row["id"].hex(), version=version) == before  # type: ignore[attr-defined]
+
+
+def picks_by_chance(flow, seed: int) -> object:
+    flow.make("chance", 1, method="random", seed=seed)
+    return rows_of(flow, "chance")[0]["id"]
+
+
 def test_tables_that_are_gone_leave_out_the_losers_alone(everything: Callable[[str], Explanation], own_flow) -> None:
     before = everything("What is 0 plus 3?")
     shutil.rmtree(own_flow.store.layout.tables)

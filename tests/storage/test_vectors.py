@@ -1,3 +1,4 @@
+import time
 from itertools import pairwise
 
 import numpy as np
@@ -8,7 +9,7 @@ from rds_dagster.errors import BusyError, StateError
 from rds_dagster.fingerprint import ID_DTYPE, content_digest
 from rds_dagster.storage.layout import Layout
 from rds_dagster.storage.tables import id_array
-from rds_dagster.storage.vectors import VectorStore, vector_array
+from rds_dagster.storage.vectors import VectorStore, remove_dropped, stored_tables, vector_array
 
 DIMS = 4
 PROCESS = """
@@ -43,6 +44,19 @@ with store.writing():
         append(wanted[start:start + 100])
         if start == 300:
             print("four chunks are there", flush=True)
+"""
+)
+RETAIN_FOR_EVER = (
+    PROCESS
+    + """
+left = np.sort(wanted)
+while len(left) > 50:
+    left = left[50:]
+    with store.writing():
+        store.retain(left)
+        store.tidy()
+    if len(left) % 1000 == 950:
+        print("one more", flush=True)
 """
 )
 HOLD = PROCESS + "\nwith store.writing():\n    print('held', flush=True)\n    time.sleep(60)\n"
@@ -204,3 +218,147 @@ def test_a_full_disk_keeps_the_vectors_stored_before(small_disk):
     assert store.num_rows() == 100
     store.append(made_ids(100, 200), vectors[100:200], np.ones(100, np.int32), "cpu")
     assert (store.ids() == made_ids(0, 200)).all()
+
+
+def tidied(store: VectorStore) -> None:
+    with store.writing():
+        store.tidy()
+
+
+def retained(store: VectorStore, ids: np.ndarray) -> int:
+    with store.writing():
+        return store.retain(np.sort(ids))
+
+
+def test_rows_that_leave_take_nothing_with_them(store):
+    """Against the slow twin: every row, in written order, with its vector and its tokens."""
+    for start, end in pairwise((0, 1, 300, 301, 302, 9000, 9700)):
+        append(store, start, end, f"machine {start % 2}")
+    left = np.sort(np.random.default_rng(1).permutation(9700)[:6000])
+    assert retained(store, made_ids(0, 9700)[left]) == 3700
+    for _ in range(2):  # and they are still so when old versions are gone
+        ids, vectors, num_tokens = stored(store)
+        assert (ids == made_ids(0, 9700)[left]).all()
+        assert (vectors == made_vectors(0, 9700)[left]).all()
+        assert num_tokens == left.tolist()
+        assert (np.concatenate([id_array(b.column("id")) for b in store.stream(["id", "vector"], start=77, rows=4000)]) == ids[77:4077]).all()
+        tidied(store)
+    assert store.made_on() == ["machine 0", "machine 1"]
+    append(store, 9700, 9710)
+    assert (store.ids() == np.concatenate([ids, made_ids(9700, 9710)])).all()
+
+
+def test_rows_that_are_all_needed_are_left_as_they_are(store):
+    assert retained(store, made_ids(0, 5)) == 0, "there is no table yet"
+    append(store, 0, 5)
+    files = sorted(store.folder.rglob("*"))
+    assert retained(store, made_ids(0, 9)) == 0
+    assert sorted(store.folder.rglob("*")) == files
+
+
+def test_all_rows_may_leave(store):
+    append(store, 0, 5)
+    assert retained(store, made_ids(7, 9)) == 5
+    tidied(store)
+    assert store.num_rows() == 0 and store.ids().tolist() == []
+    append(store, 3, 6)
+    assert (store.ids() == made_ids(3, 6)).all()
+
+
+def test_tidying_merges_chunks_in_their_order_and_frees_old_versions(store):
+    edges = [0, *np.cumsum(np.random.default_rng(2).integers(1, 400, 30)).tolist()]
+    for start, end in pairwise(edges):
+        append(store, start, end)
+    assert store.has_old_versions()
+    before = store.num_bytes()
+    tidied(store)
+    assert not store.has_old_versions()
+    assert len(list((store.folder / "data").iterdir())) == 1
+    assert store.num_bytes() < before
+    ids, vectors, num_tokens = stored(store)
+    assert (ids == made_ids(0, edges[-1])).all() and (vectors == made_vectors(0, edges[-1])).all()
+    assert num_tokens == list(range(edges[-1]))
+    for start, end in pairwise([edges[-1], edges[-1] + 10, edges[-1] + 500]):
+        append(store, start, end)
+    tidied(store)
+    assert (store.ids() == made_ids(0, edges[-1] + 500)).all()
+
+
+def test_what_a_killed_append_left_is_freed(store):
+    append(store, 0, 3)
+    (store.folder / "data" / "0123.lance").write_bytes(b"never committed")
+    append(store, 3, 4)
+    tidied(store)
+    assert not (store.folder / "data" / "0123.lance").exists()
+    assert (store.ids() == made_ids(0, 4)).all()
+
+
+def test_a_table_that_is_tidied_while_its_devices_are_read_is_read_again(store, monkeypatch):
+    """Status takes no lock: it may have opened the version that goes."""
+    append(store, 0, 3, "cpu")
+    append(store, 3, 4, "cuda")
+    opened = [store._open()]
+    tidied(store)
+    really_open = VectorStore._open
+    monkeypatch.setattr(VectorStore, "_open", lambda self: opened.pop() if opened else really_open(self))
+    assert store.made_on() == ["cpu", "cuda"]
+    assert not opened
+
+
+def test_a_table_that_is_dropped_is_gone_and_the_others_stay(store, tmp_path):
+    layout = Layout(tmp_path / ".rds")
+    other = VectorStore(layout, "abd", 2)
+    append(store, 0, 3)
+    other.append(made_ids(0, 1), np.zeros((1, 2), np.float16), np.ones(1, np.int32), "cpu")
+    half = VectorStore(layout, "ace", 0)
+    half.folder.mkdir()
+    assert stored_tables(layout) == [store, other, half]
+    with store.writing():
+        store.drop()
+    assert stored_tables(layout) == [other, half]
+    assert (store.num_rows(), store.num_bytes(), other.num_rows()) == (0, 0, 1)
+    append(store, 5, 9)
+    assert (store.ids() == made_ids(5, 9)).all()
+
+
+def test_a_removal_that_was_killed_leaves_no_table_behind_and_is_ended_by_the_next(store, tmp_path):
+    layout = Layout(tmp_path / ".rds")
+    assert (stored_tables(layout), remove_dropped(layout)) == ([], 0)
+    append(store, 0, 3)
+    size = store.num_bytes()
+    store.folder.rename(store.folder.with_suffix(".dropped"))
+    assert (stored_tables(layout), store.num_rows()) == ([], 0)
+    append(store, 0, 1)
+    with store.writing():
+        store.drop()
+    assert list(layout.vectors.iterdir()) == []
+    append(store, 0, 3)
+    store.folder.rename(store.folder.with_suffix(".dropped"))
+    assert remove_dropped(layout) == size
+    assert list(layout.vectors.iterdir()) == []
+
+
+def test_a_process_killed_while_rows_leave_leaves_a_whole_table(store, start_process):
+    for start in range(0, 4000, 500):
+        append(store, start, start + 500)
+    order = made_ids(0, 4000)
+    for wait_s in (0.01, 0.03, 0.07):
+        process = start_process(RETAIN_FOR_EVER, store.layout.home, 4000)
+        time.sleep(wait_s)
+        process.kill()
+        process.wait()
+        ids, vectors, num_tokens = stored(store)
+        assert len(ids) < 4000 and len(ids) % 50 == 0
+        assert (ids == order[np.isin(order, ids)]).all()
+        assert (vectors == made_vectors(0, 4000)[num_tokens]).all()
+    tidied(store)
+    assert (store.ids() == ids).all() and not store.has_old_versions()
+
+
+def test_rows_cannot_leave_on_a_full_disk_and_all_stay(small_disk):
+    store = VectorStore(Layout(small_disk), "abc", 128)
+    vectors = np.random.default_rng(0).normal(size=(2800, 128)).astype(np.float16)  # 0.7 MiB
+    store.append(made_ids(0, 2800), vectors, np.ones(2800, np.int32), "cpu")
+    with pytest.raises(StateError, match=r"rows cannot be taken out of embeddings_abc \(.*No space left.*; mend the disk and run again, the vectors are unt"):
+        retained(store, made_ids(0, 2500))
+    assert (store.ids() == made_ids(0, 2800)).all()
