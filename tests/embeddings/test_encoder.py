@@ -130,6 +130,20 @@ def test_minilms_bits_are_the_same_under_shuffles_and_with_other_neighbours():
 
 
 @needs_minilm
+@pytest.mark.parametrize("cores", [1, 3])
+def test_a_vectors_bits_do_not_depend_on_the_number_of_cores(tiny_encoder, cores):
+    here = load_encoder(tiny_encoder)
+    texts = [f"{number} " * (number % 40 + 1) for number in range(200)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(cores)
+    try:
+        elsewhere = load_encoder(tiny_encoder).encode(texts)
+        assert torch.get_num_threads() == cores, "a user's own setting is given back"
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(elsewhere, here.encode(texts))
+
+
 def test_a_batch_of_equal_lengths_gives_the_same_bits_as_a_mixed_one():
     encoder = load_encoder(EncoderSettings(model="minilm", device="cpu", batch_tokens=64, max_tokens=16))  # the longest bucket: 4 rows, one a dummy
     whole = [" ".join([word] * 14) for word in ("good", "light", "sum")]  # 16 tokens each: no padding but the dummy's
