@@ -27,8 +27,14 @@ python_logs: # so that the UI shows how far an encoding is
 run_launcher: # the default one, and it notes the host, so that a killed run can be told from a living one
   module: rds_dagster.runs.orphans
   class: LocalRunLauncher
+event_log_storage: # Dagster's own in SQLite, with the databases kept open between events
+  module: rds_dagster.runs.event_log
+  class: KeptOpenEventLogStorage
+  config:
+    base_dir:
+      env: DAGSTER_HOME
 """
-EARLIER_DAGSTER_YAMLS: tuple[str, ...] = ()  # what older versions wrote; such a file is brought up to date
+EARLIER_DAGSTER_YAMLS = (DAGSTER_YAML[: DAGSTER_YAML.index("event_log_storage:")],)  # what older versions wrote; such a file is brought up to date
 
 
 def prepare_instance(layout: Layout) -> None:
