@@ -30,6 +30,7 @@ POOLS = (
 """In the order in which they count: 399,000 records, of which 43,000 are exact duplicates within sapt_long."""
 
 GROWING = ("alpaca", "dolly")
+LATER_FILE = "part-1.jsonl.zst"
 GROWTH = 0.01  # of all records, half to each growing pool
 TASKS = {"gsm8k": "gsm8k.paper8", "codex": "codex", "squad": "squad", "bbh": "bbh"}
 MIXTURES: dict[str, dict[str, object]] = {
@@ -56,10 +57,10 @@ def make_project(data: Path, folder: Path, share: float) -> dict[str, list[bytes
     subprocess.run([RDS, "init", str(folder)], check=True, capture_output=True)
     lines = {pool: _lines(data / "pool" / f"{pool}.jsonl.zst", share) for pool in POOLS}
     later_rows = round(sum(map(len, lines.values())) * GROWTH / len(GROWING))
-    later = {pool: lines[pool][-later_rows:] for pool in GROWING}
+    later = {pool: lines[pool][:: len(lines[pool]) // later_rows][:later_rows] for pool in GROWING}  # spread over the pool: its ends are not like the rest
     for pool in POOLS:
-        kept = lines[pool][:-later_rows] if pool in GROWING else lines[pool]
-        write_lines(folder / "data" / pool / "part-0.jsonl.zst", kept)
+        gone = set(later.get(pool, ()))
+        write_lines(folder / "data" / pool / "part-0.jsonl.zst", [line for line in lines[pool] if line not in gone])
         _instance(folder, f"pools/{pool}", "Pool", {"name": pool, "source": f"data/{pool}"})
     for task, file in TASKS.items():
         _instance(folder, f"tasks/{task}", "Task", {"name": task, "queries": str((data / "tasks" / f"{file}.jsonl.zst").resolve())})
@@ -96,24 +97,38 @@ def start_up_s(folder: Path) -> float:
     return time.perf_counter() - began
 
 
+def libraries_s() -> float:
+    """Seconds of importing what a run that embeds needs besides: PyTorch, transformers' Llama, LanceDB."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import torch, lancedb; from transformers import AutoTokenizer, LlamaModel"], check=True, capture_output=True)
+    return time.perf_counter() - began
+
+
 def new_tokens(folder: Path, later: dict[str, list[bytes]]) -> tuple[int, int]:
-    """Examples among the later rows that unique/* keeps now and that no earlier row holds, and their tokens, counted apart from the project."""
+    """Examples among the later rows that cleaning keeps and that no earlier row holds, and their tokens, counted apart from the project.
+
+    Which rows cleaning threw out is read from the quarantine; `empty_answer` and the like are rare here, and counted nowhere else.
+    """
     from transformers import AutoTokenizer
 
     from rds_dagster.embeddings.identity import TINY_FOLDER
     from rds_dagster.pools.render import render
     from rds_dagster.schema import duplicate_key
+    from rds_dagster.storage.layout import Layout
+    from rds_dagster.storage.tables import TableStore
 
+    store = TableStore(Layout.of_project(folder))
     known: set[bytes] = set()
     for pool in POOLS:
         for line in _lines(folder / "data" / pool / "part-0.jsonl.zst", 1.0):
             known.add(duplicate_key(json.loads(line)["messages"]))
     fresh = {}
-    for rows in later.values():
-        for line in rows:
+    for pool, rows in later.items():
+        out = {(row["file"], row["line"]) for row in store.read(store.need(f"clean/{pool}"), "quarantine").to_pylist()}
+        for number, line in enumerate(rows, 1):
             messages = json.loads(line)["messages"]
             key = duplicate_key(messages)
-            if key not in known and all(message["content"].strip() for message in messages):
+            if key not in known and (LATER_FILE, number) not in out:
                 fresh[key] = render(messages, what="full", eos="<|eos|>")
     tokenizer = AutoTokenizer.from_pretrained(TINY_FOLDER)
     return len(fresh), sum(min(len(ids), 1024) for ids in tokenizer(list(fresh.values()))["input_ids"])
@@ -173,10 +188,11 @@ def main() -> None:
     later = make_project(said.data, folder, said.share)
     cold = run(folder)
     for pool, rows in later.items():
-        write_lines(folder / "data" / pool / "part-1.jsonl.zst", rows)
+        write_lines(folder / "data" / pool / LATER_FILE, rows)
     refresh, idle = run(folder), run(folder)
     fresh, tokens = new_tokens(folder, later)
     print(f"start-up of Python, Dagster, Great Expectations and the definitions: {start_up_s(folder):.1f} s, a part of each figure below")
+    print(f"imports of PyTorch, transformers and LanceDB: {libraries_s():.1f} s, a part of cold and refresh")
     for name, ran in (("cold", cold), ("refresh", refresh), ("nothing to do", idle)):
         print(f"{name}: {ran.wall_s:,.1f} s in {ran.runs} Dagster runs, {ran.tokens:,} tokens embedded")
     print(f"new rows: {sum(map(len, later.values())):,}, of them new unique examples: {fresh:,} of {tokens:,} tokens")
