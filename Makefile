@@ -1,5 +1,6 @@
 # make demo    from nothing to a mixture and a report        make test   the tests
-# make check   format, lint, types, imports, definitions     make clean  remove .venv and the demo's state
+# make check   format, lint, types, imports, definitions     make slow   the longer tests; make soak: hundreds of random cases
+# make clean   remove .venv and the demo's state
 PYTHON ?= python3
 BIN := .venv/bin
 export DAGSTER_DISABLE_TELEMETRY := 1
@@ -7,7 +8,7 @@ export GX_ANALYTICS_ENABLED := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: demo test check format slow clean install
+.PHONY: demo test check format slow soak clean install
 
 demo: .venv/.installed
 	$(BIN)/rds demo
@@ -16,7 +17,10 @@ test: .venv/.installed
 	$(BIN)/pytest -n 2 --dist loadfile
 
 slow: .venv/.installed
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow -n 2
+
+soak: .venv/.installed
+	$(BIN)/pytest -m soak -n 2
 
 check: .venv/.installed
 	$(BIN)/ruff format --check

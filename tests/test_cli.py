@@ -278,6 +278,7 @@ def test_an_older_version_is_explained_and_exported(own_project, two_versions, t
     assert wrong.exit_code == 2 and "has no version 'beef0'" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_fit_whitening_prints_where_the_file_lies_and_talks_of_the_rest(own_project):
     assert rds("run", "raw/*").exit_code == 0  # a copy lies elsewhere
     said = shell(own_project, "fit-whitening", "--dims", "3", "--vectors", "20")

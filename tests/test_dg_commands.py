@@ -85,6 +85,7 @@ def test_what_dg_scaffolds_is_complete_and_passes_the_check(scaffolded):
     assert "All definitions loaded successfully." in check.stdout
 
 
+@pytest.mark.slow
 def test_each_project_sees_its_own_assets_whatever_comes_first_on_the_path(scaffolded):
     listing, status = run(scaffolded, LIST, STATUS, PYTHONPATH=str(ROOT))
     assert {"raw/sums", "embeddings/sums", "queries/adding", "scores/rds/adding", "mixtures/best", "reports/best"} <= listed(listing)
@@ -93,6 +94,7 @@ def test_each_project_sees_its_own_assets_whatever_comes_first_on_the_path(scaff
     assert "raw/arithmetic" not in json.loads(status.stdout)["stale"]
 
 
+@pytest.mark.slow
 def test_where_another_projects_assets_would_be_loaded_all_three_refuse(scaffolded, tmp_path):
     """A folder that is no package: python takes the next `assets` on the path."""
     folder = tmp_path / "deep" / "below" / "mine"

@@ -85,6 +85,7 @@ def test_asking_for_whitening_and_taking_it_back_embeds_nothing(own_project):
     assert contents(own_project) == before, "without whitening everything is what it was"
 
 
+@pytest.mark.slow
 def test_growth_moves_nothing_and_a_replaced_file_shows_as_stale(own_project):
     walked(own_project, "raw/*")
     whiten(own_project, 4)

@@ -113,6 +113,7 @@ def first_example(folder: Path, version: str) -> str:
     return pq.read_table(path, columns=["id"]).column("id")[0].as_py().hex()
 
 
+@pytest.mark.slow
 def test_vectors_of_an_encoder_go_when_no_kept_version_names_it(own_project, tmp_path):
     """The encoder is changed: pinned, kept by number, then dropped; and back again."""
     walked(own_project, "raw/*")
@@ -168,6 +169,7 @@ def project_is_fresh(folder: Path) -> bool:
     return not project_status(folder).stale
 
 
+@pytest.mark.slow
 def test_what_left_the_project_goes_and_comes_back_when_it_does(own_project):
     """A pool shrinks, a mixture is removed; then both are put back, and everything is what it was."""
     walked(own_project, "raw/*")

@@ -170,6 +170,7 @@ def test_it_serves_the_project_and_leaves_no_process_behind(start, project):
     assert run_statuses(project) == ["CANCELED"]
 
 
+@pytest.mark.slow
 def test_a_killed_ui_is_cleared_away_by_the_next_and_killed_servers_are_named_and_their_run_freed(start, project):
     first = start()
     first.wait_for("the Dagster UI answers on")

@@ -403,6 +403,7 @@ def test_a_run_that_is_asked_to_stop_begins_nothing_more(asked, new_project):
     assert dg.DagsterRunStatus.STARTED not in statuses(new_project)
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_finished_by_the_next_one(new_project, built_project):
     """Killed with -9 in the middle of its steps: nothing half-made is taken for whole, and no run stays started."""
     selection = "+unique/sums or +queries/*"
