@@ -1,8 +1,9 @@
 """Dagster's event log in SQLite, with its databases kept open between events.
 
 Dagster opens and closes a database for each event, and closing the last connection makes SQLite write everything through to the disk: about 11 ms an
-event where 5 to 7 do with the database kept open, and a refresh of 33 assets with their checks is 600 events. The files are Dagster's own, in Dagster's own place: a dagster.yaml
-without this class reads them as well. `synchronous = NORMAL` is safe against a killed process; a power cut may lose the last events, not the log.
+event where 5 to 7 do with the database kept open, and a refresh of 33 assets with their checks is 600 events. The files are Dagster's own, in Dagster's
+own place: a dagster.yaml without this class reads them as well. `synchronous = NORMAL` is safe against a killed process; a power cut may lose the last
+events, not the log.
 """
 
 from __future__ import annotations

@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import dagster as dg
-from dagster._core.definitions.data_version import DATA_VERSION_TAG, CachingStaleStatusResolver, StaleStatus
+from dagster._core.definitions.data_version import DATA_VERSION_TAG, CachingStaleStatusResolver, StaleCause, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 from dagster._core.storage.event_log.base import AssetRecord
 
 from rds_dagster.runs.loading import LoadedProject
+from rds_dagster.storage.layout import Layout
+from rds_dagster.storage.manifest import Manifest
 from rds_dagster.storage.tables import TableStore
 
 MISSING = "never materialized"
@@ -32,10 +34,11 @@ def find_stale(project: LoadedProject, instance: dg.DagsterInstance, changed: di
     keys, context = project.graph.toposorted_asset_keys, LoadingContextForTest(instance)
     records = AssetRecord.blocking_get_many(context, keys)  # all in one query; the resolver finds them in the context
     resolver = CachingStaleStatusResolver(instance, project.graph, context)
-    store = TableStore(project.layout)
+    manifests = {manifest.key: manifest for manifest in TableStore(project.layout).all_manifests()}  # one by one, unique/*'s file is read for each pool
     stale = {}
     for key, record in zip(keys, records, strict=True):
-        reasons = tuple(_reasons(key, resolver, _recorded_version(record), store, changed))
+        name = key.to_user_string()
+        reasons = tuple(_reasons(key, resolver, _recorded_version(record), manifests.get(name), project.layout, changed.get(name)))
         if reasons:
             stale[key] = reasons
     return Staleness(stale, frozenset(descendants(project, stale) - stale.keys()))
@@ -52,18 +55,18 @@ def descendants(project: LoadedProject, keys: object) -> set[dg.AssetKey]:
     return found
 
 
-def _reasons(key: dg.AssetKey, resolver: CachingStaleStatusResolver, recorded: str | None, store: TableStore, changed: dict[str, str]) -> list[str]:
-    name = key.to_user_string()
+def _reasons(
+    key: dg.AssetKey, resolver: CachingStaleStatusResolver, recorded: str | None, manifest: Manifest | None, layout: Layout, changed: str | None
+) -> list[str]:
     status = resolver.get_status(key)
     if status == StaleStatus.MISSING:
         return [MISSING]
-    found = [changed[name]] if name in changed else []
+    found = [changed] if changed else []
     if status == StaleStatus.STALE:
-        found += sorted({_in_words(cause.reason, cause.dependency) for cause in resolver.get_stale_causes(key)})
-    manifest = store.manifest(name)
+        found += sorted({_in_words(cause, key) for cause in resolver.get_stale_root_causes(key)})  # what the UI's badge says
     if manifest is None:
         return [*found, "what it made is gone"]
-    if any(not (store.layout.home / file.path).exists() for file in manifest.files):
+    if any(not (layout.home / file.path).exists() for file in manifest.files):
         found.append("a file that it made is gone")
     if recorded != manifest.fingerprint:
         found.append("what is stored is newer than Dagster's record")
@@ -76,5 +79,5 @@ def _recorded_version(record: AssetRecord | None) -> str | None:
     return (made.tags or {}).get(DATA_VERSION_TAG) if made else None
 
 
-def _in_words(reason: str, dependency: object) -> str:
-    return f"{reason} ({dependency.to_user_string()})" if isinstance(dependency, dg.AssetKey) else reason
+def _in_words(cause: StaleCause, key: dg.AssetKey) -> str:
+    return cause.reason if cause.asset_key == key else f"{cause.asset_key.to_user_string()} {cause.reason}"

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rds_dagster.runs.instance import open_instance
-from rds_dagster.runs.loading import load_project
+from rds_dagster.runs.loading import collector_paused, load_project
 from rds_dagster.runs.looking import changed_outside
 from rds_dagster.runs.staleness import find_stale
 from rds_dagster.runs.walk import failing_blocking_checks
@@ -59,18 +59,19 @@ class ProjectStatus:
 
 def project_status(folder: Path) -> ProjectStatus:
     """Look at the pools and say what is stale; materializes nothing."""
-    project = load_project(folder)
-    with open_instance(project.layout) as instance:
-        found = find_stale(project, instance, changed_outside(project))
-        failing = failing_blocking_checks(project, instance)
-    return ProjectStatus(
-        project=str(folder),
-        stale={key.to_user_string(): list(reasons) for key, reasons in found.stale.items()},
-        following=sorted(key.to_user_string() for key in found.following),
-        failing_checks=sorted(failing.values()),
-        stages=_stages(project.layout),
-        made_on=_made_on(project.layout),
-    )
+    with collector_paused():
+        project = load_project(folder)
+        with open_instance(project.layout) as instance:
+            found = find_stale(project, instance, changed_outside(project))
+            failing = failing_blocking_checks(project, instance)
+        return ProjectStatus(
+            project=str(folder),
+            stale={key.to_user_string(): list(reasons) for key, reasons in found.stale.items()},
+            following=sorted(key.to_user_string() for key in found.following),
+            failing_checks=sorted(failing.values()),
+            stages=_stages(project.layout),
+            made_on=_made_on(project.layout),
+        )
 
 
 def status_json(said: ProjectStatus) -> str:

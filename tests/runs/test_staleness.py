@@ -4,6 +4,8 @@ import pytest
 from rds_dagster.runs.instance import open_instance
 from rds_dagster.runs.loading import LoadedProject, load_project
 from rds_dagster.runs.staleness import MISSING, descendants, find_stale
+from rds_dagster.storage import tables
+from rds_dagster.storage.manifest import load_manifests
 from rds_dagster.storage.tables import TableStore
 
 
@@ -24,6 +26,15 @@ def test_before_the_first_run_everything_is_stale_because_it_was_never_materiali
 
 def test_after_a_run_nothing_is_stale(own_project):
     assert stale(load_project(own_project)) == {}
+
+
+def test_each_manifest_is_read_once(own_project, monkeypatch):
+    """All of unique/* stand in one file: read for each pool, its parsing grows with the square of the pools."""
+    read, project = [], load_project(own_project)
+    monkeypatch.setattr(tables, "load_manifests", lambda text, *, where: read.append(where) or load_manifests(text, where=where))
+    assert stale(project) == {}
+    assert str(project.layout.manifests / "unique.json") in read
+    assert sorted(read) == sorted(str(path) for path in project.layout.manifests.rglob("*.json"))
 
 
 def test_what_changed_outside_is_stale_and_what_stands_below_follows(own_project):

@@ -1,8 +1,11 @@
+import gc
 import json
 
 import numpy as np
+import pytest
 import yaml
 
+from rds_dagster.errors import SettingsError
 from rds_dagster.fingerprint import ID_DTYPE
 from rds_dagster.runs.summary import ProjectStatus, Stage, demo_summary, project_status, status_json, status_text
 from rds_dagster.runs.walk import run_stale
@@ -45,6 +48,21 @@ def test_the_status_of_a_new_project_lists_everything(new_project):
     assert said.following == []
     assert {stage.rows for stage in said.stages} == {0}
     assert said.made_on == []
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_the_status_leaves_the_search_for_garbage_as_it_was(is_on, new_project):
+    before = gc.isenabled()
+    try:
+        (gc.enable if is_on else gc.disable)()
+        project_status(new_project)
+        assert gc.isenabled() == is_on
+        (new_project / "assets" / "corpus" / "defs.yaml").unlink()
+        with pytest.raises(SettingsError, match="the project has 0 components of type rds_dagster.components.Corpus"):
+            project_status(new_project)
+        assert gc.isenabled() == is_on, "also where the project is refused"
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 def test_a_failing_blocking_check_is_in_the_status(own_project):
