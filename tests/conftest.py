@@ -239,6 +239,55 @@ def pool_folder(tmp_path: Path) -> PoolFolder:
     return PoolFolder(tmp_path)
 
 
+OF_THE_MAKING = {"upstream", "licenses", "files", "state", "blocks"}
+"""Details that say what lay upstream when an asset was made, when its files were written, and in which blocks its vectors came."""
+
+
+class States:
+    """What must be equal in two states that were made from equal files."""
+
+    @staticmethod
+    def of(store: "TableStore") -> dict[str, object]:
+        """Every row of every table, and every byte of every mixture and export; by asset."""
+        return {manifest.key: _of_asset(store, manifest) for manifest in store.all_manifests()}
+
+    @staticmethod
+    def differences(some: dict[str, object], others: dict[str, object]) -> dict[str, object]:
+        """Asset -> what is different, both ways; empty where all is equal."""
+        found: dict[str, object] = {}
+        for key in some.keys() | others.keys():
+            one, other = some.get(key), others.get(key)
+            if one != other:
+                parts = one.keys() & other.keys() if isinstance(one, dict) and isinstance(other, dict) else ()
+                found[key] = {part: (one[part], other[part]) for part in parts if one[part] != other[part]} or (one is not None, other is not None)
+        return found
+
+
+def _of_asset(store: "TableStore", manifest: "Manifest") -> dict[str, object]:
+    from rds_dagster.fingerprint import content_digest
+
+    said = {name: getattr(manifest, name) for name in ("fingerprint", "recipe", "settings", "parents", "counts")}
+    said["details"] = {name: value for name, value in manifest.details.items() if name not in OF_THE_MAKING}
+    if manifest.key.startswith("scores/"):
+        scores = store.read(manifest, "scores").sort_by("id").to_pylist() if manifest.paths("scores") else []
+        said["scores"] = scores
+    whole = [file for file in manifest.files if file.table not in ("scores", "provenance")]
+    said["files"] = {file.path: (file.table, file.rows, content_digest((store.layout.home / file.path).read_bytes())) for file in whole}
+    return said
+
+
+@pytest.fixture(scope="session")
+def states() -> type[States]:
+    """How two states are compared."""
+    return States
+
+
+@pytest.fixture(scope="session")
+def tiny_project() -> Callable[[Path], None]:
+    """``write_tiny_project``: the project of ``built_project``, into an empty folder."""
+    return write_tiny_project
+
+
 @pytest.fixture
 def start_process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Start a Python process of some code with some arguments, and wait until it prints a line; what still runs at the end is killed."""

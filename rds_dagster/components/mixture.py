@@ -109,9 +109,10 @@ class Mixture(dg.Component, dg.Model, dg.Resolvable):
     def _check_specs(self, context: dg.ComponentLoadContext, tasks: list[str]) -> list[dg.AssetCheckSpec]:
         """The checks of everything that the mixture is made from, and its own; asked when the report is made, since there are many."""
         pools, added = pools_in_order(context), corpus_of(context).checks
-        suites = [clean_suite(pool.name, pool.checks) for pool in pools]
-        suites += [suite for pool in pools for suite in (unique_suite(pool.name, added.unique), embeddings_suite(pool.name, added.embeddings))]
-        suites += [scores_suite(task, added.scores) for task in tasks]
+        suites = [suite for pool in pools for suite in (clean_suite(pool.name, pool.checks), unique_suite(pool.name, added.unique))]
+        if self.method != "random":  # else the page would depend on whether scores were made before it
+            suites += [embeddings_suite(pool.name, added.embeddings) for pool in pools]
+            suites += [scores_suite(task, added.scores) for task in self.tasks or tasks]
         return [spec for suite in [*suites, mixture_suite(self.settings, self.checks)] for spec in suite.check_specs]
 
 

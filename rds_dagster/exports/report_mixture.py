@@ -32,7 +32,7 @@ from rds_dagster.storage.manifest import Manifest, TableFile
 from rds_dagster.storage.tables import TableStore, make_recipe
 from rds_dagster.storage.warehouse import Warehouse
 
-CODE = 1  # raise when the page would change for equal data
+CODE = 2  # raise when the page would change for equal data
 SHOWN_QUERIES = 3  # of each task
 SHOWN_PICKS = 3  # of each query, and of the lowest of each task
 SHOWN_LOSSES = 2  # of each stage, reason and pool

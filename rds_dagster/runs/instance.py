@@ -6,11 +6,14 @@ DAGSTER_HOME is set here, for this process and the servers under it.
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import dagster as dg
+from sqlalchemy.exc import OperationalError
 
 from rds_dagster.components.resources import hold_project
+from rds_dagster.errors import StateError
 from rds_dagster.storage.atomic import write_text
 from rds_dagster.storage.layout import Layout
 from rds_dagster.telemetry import telemetry_off
@@ -49,10 +52,21 @@ def prepare_instance(layout: Layout) -> None:
     os.environ["DAGSTER_HOME"] = str(layout.dagster)
 
 
-def open_instance(layout: Layout) -> dg.DagsterInstance:
-    """The project's persistent instance, made if missing; use it in a ``with``."""
+@contextmanager
+def open_instance(layout: Layout) -> Iterator[dg.DagsterInstance]:
+    """The project's persistent instance, made if missing.
+
+    Raises StateError with the mend where its records cannot be read or written inside the block: on a full disk they are the first not to fit.
+    """
     prepare_instance(layout)
-    return dg.DagsterInstance.from_config(str(layout.dagster))
+    try:
+        with dg.DagsterInstance.from_config(str(layout.dagster)) as instance:
+            yield instance
+    except OperationalError as error:
+        raise StateError(
+            f"Dagster's records in {layout.dagster} cannot be read or written ({error.orig}); "
+            "free space on the disk or make the folder writable, and run again: the last good state is untouched"
+        ) from error
 
 
 def project_lock(layout: Layout, timeout_s: float) -> AbstractContextManager[None]:

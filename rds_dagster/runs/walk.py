@@ -172,7 +172,7 @@ def _whole(project: LoadedProject, keys: Iterable[dg.AssetKey]) -> set[dg.AssetK
 
 
 def _check_again(project: LoadedProject, instance: dg.DagsterInstance, chosen: AbstractSet[dg.AssetKey], say: Say) -> dict[dg.AssetKey, str]:
-    """Run the blocking checks on the selection, and on what stands above it, that failed (they may be mended) or that a killed run left out.
+    """Run the checks on the selection, and on what stands above it, that a killed run left out, and blocking ones that failed (they may be mended).
 
     Returns asset -> why its checks could not run: nothing below it may be made until it is made, and so checked, anew.
     """
@@ -204,16 +204,16 @@ def failing_blocking_checks(project: LoadedProject, instance: dg.DagsterInstance
 
 
 def open_checks(project: LoadedProject, instance: dg.DagsterInstance) -> set[dg.AssetCheckKey]:
-    """Blocking checks that failed, or that never looked at the latest materialization of their asset."""
-    blocking = _blocking(project)
-    latest = latest_evaluations(instance, blocking)
-    records = {record.asset_entry.asset_key: record.asset_entry for record in instance.get_asset_records(list({key.asset_key for key in blocking}))}
+    """Blocking checks that failed, and all that never looked at the latest materialization of their asset."""
+    every, blocking = project.graph.asset_check_keys, set(_blocking(project))
+    latest = latest_evaluations(instance, every)
+    records = {record.asset_entry.asset_key: record.asset_entry for record in instance.get_asset_records(list({key.asset_key for key in every}))}
     found = set()
-    for key in blocking:
+    for key in every:
         made = records[key.asset_key].last_materialization_storage_id if key.asset_key in records else None
         said = latest.get(key)
         seen = said.target_materialization_data.storage_id if said and said.target_materialization_data else None
-        if made is not None and (said is None or _is_failure(said) or seen != made):
+        if made is not None and (said is None or seen != made or (key in blocking and _is_failure(said))):
             found.add(key)
     return found
 

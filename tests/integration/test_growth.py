@@ -33,7 +33,6 @@ from rds_dagster.embeddings.register import identify, register_encoder
 from rds_dagster.embeddings.settings import EncoderSettings
 from rds_dagster.errors import RdsError
 from rds_dagster.exports.export_mixture import export_mixture
-from rds_dagster.fingerprint import content_digest
 from rds_dagster.mixtures.make_mixture import make_mixture
 from rds_dagster.mixtures.settings import MixtureSettings
 from rds_dagster.pools.look import record_pool
@@ -47,7 +46,6 @@ from rds_dagster.scores.score_tasks import score_tasks
 from rds_dagster.scores.settings import ScoreSettings
 from rds_dagster.storage import atomic, vectors
 from rds_dagster.storage.layout import Layout
-from rds_dagster.storage.manifest import Manifest
 from rds_dagster.storage.tables import TableStore
 
 THINGS = ("the sea", "a fox", "old bread", "music", "snow", "a bridge", "chess", "Celle", "Fulda", "a sum", "the number 4", "rain")
@@ -334,36 +332,6 @@ def drive(root: Path, home: Path, world: World) -> Driven:
 
 # ---- what must be equal -------------------------------------------------------------------------------------------------------------------------------
 
-OF_THE_MAKING = {"upstream", "licenses", "files", "state", "blocks"}
-"""Details that say what lay upstream when an asset was made, when its files were written, and in which blocks its vectors came."""
-
-
-def state(store: TableStore) -> dict[str, object]:
-    """Every row of every table, and every byte of every mixture and export; by asset."""
-    return {manifest.key: _of_asset(store, manifest) for manifest in store.all_manifests()}
-
-
-def _of_asset(store: TableStore, manifest: Manifest) -> dict[str, object]:
-    said = {name: getattr(manifest, name) for name in ("fingerprint", "recipe", "settings", "parents", "counts")}
-    said["details"] = {name: value for name, value in manifest.details.items() if name not in OF_THE_MAKING}
-    if manifest.key.startswith("scores/"):
-        scores = store.read(manifest, "scores").sort_by("id").to_pylist() if manifest.paths("scores") else []
-        said["scores"] = scores
-    whole = [file for file in manifest.files if file.table not in ("scores", "provenance")]
-    said["files"] = {file.path: (file.table, file.rows, content_digest((store.layout.home / file.path).read_bytes())) for file in whole}
-    return said
-
-
-def differences(some: dict[str, object], others: dict[str, object]) -> dict[str, object]:
-    """Asset -> what is different, both ways; empty where all is equal."""
-    found: dict[str, object] = {}
-    for key in some.keys() | others.keys():
-        one, other = some.get(key), others.get(key)
-        if one != other:
-            parts = one.keys() & other.keys() if isinstance(one, dict) and isinstance(other, dict) else ()
-            found[key] = {part: (one[part], other[part]) for part in parts if one[part] != other[part]} or (one is not None, other is not None)
-    return found
-
 
 def versions(home: Path) -> dict[str, bytes]:
     """Every file of every version of every mixture."""
@@ -438,6 +406,7 @@ class Grown:
     """A folder of files, the state that grows beside it, and what was seen of it so far."""
 
     root: Path
+    states: type
     world: World = field(default_factory=first_world)
     seen_versions: dict[str, bytes] = field(default_factory=dict)
     embedded: dict[str, set[bytes]] = field(default_factory=lambda: defaultdict(set))
@@ -471,29 +440,29 @@ class Grown:
             assert grown == cold
             self.num_refused += 1
         else:
-            assert differences(state(grown.store), state(cold.store)) == {}
+            assert self.states.differences(self.states.of(grown.store), self.states.of(cold.store)) == {}
             made = {path: content for path, content in versions(cold_home).items() if path not in before and not path.endswith("manifest.json")}
             assert {path: self.seen_versions[path] for path in made} == made, "a new version stands by itself as a rebuilt one does"
             check_against_the_files(self.world, grown.store)
         shutil.rmtree(cold_home, ignore_errors=True)
 
 
-def grow(root: Path, sequence: list[list[Event]]) -> Grown:
+def grow(root: Path, sequence: list[list[Event]], states: type) -> Grown:
     """One sequence from the first world on, and back to it in one step."""
-    grown = Grown(root)
+    grown = Grown(root, states)
     first = grown.drive()
     assert isinstance(first, Driven), first
-    at_first = state(first.store)
+    at_first = states.of(first.store)
     for step in sequence:
         grown.step(step)
     grown.world = first_world()
     back = grown.drive()
     assert isinstance(back, Driven) and back.embedded == 0
-    assert differences(state(back.store), at_first) == {}
+    assert states.differences(states.of(back.store), at_first) == {}
     return grown
 
 
-def grow_often(folder: Path, *, number: int, num_sequences: int, most_steps: int) -> None:
+def grow_often(folder: Path, states: type, *, number: int, num_sequences: int, most_steps: int) -> None:
     """Many sequences of one seed; each in a folder of its own."""
     counts = {"sequences": 0, "steps": 0, "refused": 0}
 
@@ -504,7 +473,7 @@ def grow_often(folder: Path, *, number: int, num_sequences: int, most_steps: int
     def run(sequence: list[list[Event]]) -> None:
         root = folder / str(counts["sequences"])
         counts["sequences"] += 1
-        grown = grow(root, sequence)
+        grown = grow(root, sequence, states)
         counts["steps"] += len(sequence)
         counts["refused"] += grown.num_refused
         shutil.rmtree(root)
@@ -514,20 +483,20 @@ def grow_often(folder: Path, *, number: int, num_sequences: int, most_steps: int
     assert counts["refused"] * 4 < counts["steps"], f"too many steps end in an error to tell much: {counts}"
 
 
-def test_after_each_step_of_a_few_sequences_the_state_equals_a_rebuild(small_parts: None, tmp_path: Path) -> None:
-    grow_often(tmp_path, number=0, num_sequences=5, most_steps=2)
+def test_after_each_step_of_a_few_sequences_the_state_equals_a_rebuild(small_parts: None, states: type, tmp_path: Path) -> None:
+    grow_often(tmp_path, states, number=0, num_sequences=5, most_steps=2)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("number", range(1, 9))
-def test_after_each_step_of_many_sequences_the_state_equals_a_rebuild(small_parts: None, tmp_path: Path, number: int) -> None:
+def test_after_each_step_of_many_sequences_the_state_equals_a_rebuild(small_parts: None, states: type, tmp_path: Path, number: int) -> None:
     """200 sequences in all."""
-    grow_often(tmp_path, number=number, num_sequences=25, most_steps=3)
+    grow_often(tmp_path, states, number=number, num_sequences=25, most_steps=3)
 
 
-def test_a_file_renamed_from_jsonl_to_json_is_read_as_its_new_ending_says(small_parts: None, tmp_path: Path) -> None:
-    grown = Grown(tmp_path)
+def test_a_file_renamed_from_jsonl_to_json_is_read_as_its_new_ending_says(small_parts: None, states: type, tmp_path: Path) -> None:
+    grown = Grown(tmp_path, states)
     files = grown.world.pools["towns"]
     files["b.jsonl"] = [record(10, "array")]
     before = grown.drive()
@@ -538,9 +507,9 @@ def test_a_file_renamed_from_jsonl_to_json_is_read_as_its_new_ending_says(small_
     check_against_the_files(grown.world, after.store)
 
 
-def test_white_space_in_a_query_makes_a_version_that_holds_the_new_words(small_parts: None, tmp_path: Path) -> None:
+def test_white_space_in_a_query_makes_a_version_that_holds_the_new_words(small_parts: None, states: type, tmp_path: Path) -> None:
     """Its vector, and so the picks and their scores, are the same; the version before keeps the old words."""
-    grown = Grown(tmp_path)
+    grown = Grown(tmp_path, states)
     before = grown.drive()
     assert isinstance(before, Driven)
     old = before.store.need("mixtures/one_task")
@@ -596,10 +565,12 @@ def shuffled_sequences(number: int) -> list[list[list[Event]]]:
     return [steps[start : start + 2] for start in range(0, len(steps), 2)]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("number", range(5))
-def test_after_each_step_a_run_through_dagster_equals_one_in_a_fresh_folder(small_parts: None, at_hand: Callable, tmp_path: Path, number: int) -> None:
+def test_after_each_step_a_run_through_dagster_equals_one_in_a_fresh_folder(
+    small_parts: None, states: type, at_hand: Callable, tmp_path: Path, number: int
+) -> None:
     folder, world = tmp_path / "project", first_world()
     make_project(folder)
     write_project(folder, world)
@@ -613,5 +584,6 @@ def test_after_each_step_a_run_through_dagster_equals_one_in_a_fresh_folder(smal
         cold, cold_said = run_project(folder, tmp_path / f"cold-{step_number}" / ".rds", at_hand)
         assert grown.is_success and cold.is_success, "\n".join([*said, *cold_said])
         assert len(grown.made) < len(cold.made)
-        assert differences(state(TableStore(Layout(folder / ".rds"))), state(TableStore(Layout(tmp_path / f"cold-{step_number}" / ".rds")))) == {}
+        homes = (folder / ".rds", tmp_path / f"cold-{step_number}" / ".rds")
+        assert states.differences(*(states.of(TableStore(Layout(home))) for home in homes)) == {}
     assert run_project(folder, folder / ".rds", at_hand) == (WalkResult(), [])
