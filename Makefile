@@ -1,5 +1,5 @@
 # make demo    from nothing to a mixture and a report        make test   the tests
-# make check   format, lint, types, imports, definitions     make slow   the longer tests; make soak: random cases by the hundred, a daemon
+# make check   format, lint, types, imports, definitions     make slow   the longer tests; make soak: random cases by the hundred
 # make clean   remove .venv and the demo's state
 PYTHON ?= python3
 BIN := .venv/bin

@@ -21,8 +21,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 import zstandard
+
+from benchmarks.instances import write_instance
 
 POOLS = (
     "flan_cot", "dolly", "alpaca", "ei_code_example", "gpteacher_codegen", "gpteacher_roleplay", "gpteacher_toolformer", "sapt_long", "t0_50k", "ni_v1",
@@ -62,12 +63,12 @@ def make_project(data: Path, folder: Path, share: float) -> dict[str, list[bytes
     for pool in POOLS:
         gone = set(later.get(pool, ()))
         write_lines(folder / "data" / pool / FIRST_FILE, [line for line in lines[pool] if line not in gone])
-        _instance(folder, f"pools/{pool}", "Pool", {"name": pool, "source": f"data/{pool}"})
+        write_instance(folder, f"pools/{pool}", "Pool", {"name": pool, "source": f"data/{pool}"})
     for task, file in TASKS.items():
-        _instance(folder, f"tasks/{task}", "Task", {"name": task, "queries": str((data / "tasks" / f"{file}.jsonl.zst").resolve())})
+        write_instance(folder, f"tasks/{task}", "Task", {"name": task, "queries": str((data / "tasks" / f"{file}.jsonl.zst").resolve())})
     for mixture, settings in MIXTURES.items():
-        _instance(folder, f"mixtures/{mixture}", "Mixture", {"name": mixture, **settings, "budget": round(BUDGETS[mixture] * share)})
-    _instance(folder, "corpus", "Corpus", {"pools": list(POOLS), "encoder": {"dtype": "float32"}})
+        write_instance(folder, f"mixtures/{mixture}", "Mixture", {"name": mixture, **settings, "budget": round(BUDGETS[mixture] * share)})
+    write_instance(folder, "corpus", "Corpus", {"pools": list(POOLS), "encoder": {"dtype": "float32"}})
     return later
 
 
@@ -170,12 +171,6 @@ def _lines(path: Path, share: float) -> list[bytes]:
     with path.open("rb") as stream, zstandard.ZstdDecompressor().stream_reader(stream) as plain:
         lines = plain.read().splitlines(keepends=True)
     return lines[: round(len(lines) * share)]
-
-
-def _instance(folder: Path, path: str, kind: str, attributes: dict[str, object]) -> None:
-    defs = folder / "assets" / path / "defs.yaml"
-    defs.parent.mkdir(parents=True, exist_ok=True)
-    defs.write_text(yaml.safe_dump({"type": f"rds_dagster.components.{kind}", "attributes": attributes}, sort_keys=False))
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-import yaml
+from benchmarks.instances import write_instance
 
 RDS = str(Path(sys.executable).with_name("rds"))
 POOL_ROWS = 8
@@ -58,16 +58,16 @@ def make_project(folder: Path, size: Size) -> None:
     tasks = [f"task_{n:02}" for n in range(size.tasks)]
     for n, pool in enumerate(pools):
         write_rows(folder / "data" / pool / "part-0.jsonl", n * POOL_ROWS, POOL_ROWS)
-        _instance(folder, f"pools/{pool}", "Pool", {"name": pool, "source": f"data/{pool}"})
+        write_instance(folder, f"pools/{pool}", "Pool", {"name": pool, "source": f"data/{pool}"})
     for n, task in enumerate(tasks):
         write_rows(folder / "data" / f"{task}.jsonl", 1_000_000 + n * QUERIES, QUERIES)
-        _instance(folder, f"tasks/{task}", "Task", {"name": task, "queries": f"data/{task}.jsonl"})
+        write_instance(folder, f"tasks/{task}", "Task", {"name": task, "queries": f"data/{task}.jsonl"})
     half = pools[: (len(pools) + 1) // 2]
     for n in range(size.mixtures):
         kinds: tuple[dict[str, object], ...] = ({}, {"tasks": [tasks[n % len(tasks)]]}, {"pools": half}, {"method": "random"})
         attributes = {"name": f"mix_{n:02}", "budget": min(BUDGET, POOL_ROWS * len(half)), **kinds[n % len(kinds)]}
-        _instance(folder, f"mixtures/mix_{n:02}", "Mixture", attributes)
-    _instance(folder, "corpus", "Corpus", {"pools": pools, "encoder": {"dtype": "float32"}})
+        write_instance(folder, f"mixtures/mix_{n:02}", "Mixture", attributes)
+    write_instance(folder, "corpus", "Corpus", {"pools": pools, "encoder": {"dtype": "float32"}})
 
 
 def write_rows(path: Path, first: int, rows: int) -> None:
@@ -138,12 +138,6 @@ def status_seconds(what: str, times: int, folder: Path, expected: Sequence[str])
 def _cpu_s() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def _instance(folder: Path, path: str, kind: str, attributes: dict[str, object]) -> None:
-    defs = folder / "assets" / path / "defs.yaml"
-    defs.parent.mkdir(parents=True, exist_ok=True)
-    defs.write_text(yaml.safe_dump({"type": f"rds_dagster.components.{kind}", "attributes": attributes}, sort_keys=False))
 
 
 def main() -> None:

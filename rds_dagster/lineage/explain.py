@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,21 +16,14 @@ import pyarrow.parquet as pq
 from rds_dagster.cleaning.texts import tidy
 from rds_dagster.embeddings.whitening_file import GROUP as WHITENING
 from rds_dagster.errors import SettingsError, StateError
+from rds_dagster.lineage.lists import PickRow
 from rds_dagster.mixtures.versions import find_version
 from rds_dagster.schema import Message
 from rds_dagster.storage.manifest import Manifest
 from rds_dagster.storage.tables import TableStore
 
 
-class _Row(TypedDict):
-    id: bytes
-    position: int
-    pool: str
-    source: str
-    task: str | None
-    query: str | None
-    rank: int
-    score: float | None
+class _Row(PickRow):
     method: str
     messages: list[dict[str, str | None]]
 
