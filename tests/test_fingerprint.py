@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rds_dagster.fingerprint import ID_DTYPE, content_digest, file_digest, fingerprint, ids_fingerprint, seeded_fractions
+from rds_dagster import fingerprint as fingerprint_module
+from rds_dagster.fingerprint import ID_DTYPE, CodedTexts, content_digest, file_digest, fingerprint, ids_fingerprint, seeded_fractions
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -67,6 +68,15 @@ def test_a_dataclass_counts_as_its_fields_and_a_tuple_as_a_list():
 def test_bytes_count_as_hex_and_numbers_of_numpy_as_numbers():
     assert fingerprint(b"\x00\xff", np.int64(7), np.float64(0.25), np.bool_(True)) == fingerprint("00ff", 7, 0.25, True)
     assert fingerprint(np.array([b"\x01\x02"])[0]) == fingerprint("0102")
+
+
+@given(st.lists(st.none() | st.sampled_from(['a "quoted" one', "back\\slash", "ünïcödé 中文", "null", "line\nbreak", "\ud800"])), st.integers(1, 4))
+def test_coded_texts_count_as_the_list_that_they_stand_for(texts, hashed_rows):
+    kinds = sorted({text for text in texts if text is not None})
+    codes = np.array([-1 if text is None else kinds.index(text) for text in texts], np.int32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fingerprint_module, "HASHED_ROWS", hashed_rows)
+        assert fingerprint("before", CodedTexts(kinds, codes), 2) == fingerprint("before", texts, 2)
 
 
 def test_half_of_a_surrogate_pair_has_a_fingerprint_too():

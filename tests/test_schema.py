@@ -1,4 +1,5 @@
 import hashlib
+import json
 import unicodedata
 
 import pyarrow as pa
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rds_dagster import schema
-from rds_dagster.schema import duplicate_key, example_id
+from rds_dagster.schema import duplicate_key, example_id, id_and_duplicate_key
 
 contents = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
@@ -33,6 +34,21 @@ def test_fields_come_in_one_order_and_absent_ones_not_at_all():
         {"tool_call_id": "c1", "content": "12:00", "role": "tool", "weight": 1},
     ]
     assert example_id(messages) == hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {"role": st.sampled_from(schema.ROLES), "content": contents}, optional=dict.fromkeys(["name", "tool_calls", "tool_call_id"], contents)
+        ),
+        max_size=4,
+    )
+)
+def test_an_id_is_that_of_the_json_that_python_writes(messages):
+    in_order = [{field: message[field] for field in schema.MESSAGE_FIELDS if field in message} for message in messages]
+    text = json.dumps(in_order, ensure_ascii=False, separators=(",", ":"))
+    assert example_id(messages) == hashlib.blake2b(text.encode(), digest_size=16).digest()
+    assert id_and_duplicate_key(messages) == (example_id(messages), duplicate_key(messages))
 
 
 @pytest.mark.parametrize("other", ["hi", "Hi ", " Hi", "Hi\n", "Hi.", "Hi\u200b"])

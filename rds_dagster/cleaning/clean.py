@@ -1,35 +1,37 @@
 """The shards of a pool -> its index (one row per distinct conversation) and its provenance (one row per place).
 
-Assets clean/<pool> and provenance/<pool>. The shards hold the texts; everything here is narrow: about 290 bytes an example while it runs
-(measured at 50k and 500k).
+Assets clean/<pool> and provenance/<pool>. The shards hold the texts; everything here is narrow, and written in order of id a row group at a time:
+about 70 bytes an example while it runs (from 50k to 5.8 million, `benchmarks/memory.py`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rds_dagster import schema
+from rds_dagster.cleaning.places import Places, first_of_each, ids_and_sources, in_order, read_places, sorted_order
 from rds_dagster.cleaning.settings import CleaningSettings
 from rds_dagster.cleaning.shards import CODE as SHARD_CODE
 from rds_dagster.cleaning.shards import Shard, make_shard, refuse_changed_file
 from rds_dagster.errors import InputError
-from rds_dagster.fingerprint import content_digest, file_digest, fingerprint
+from rds_dagster.fingerprint import file_digest, fingerprint
 from rds_dagster.pools.files import list_files
 from rds_dagster.pools.look import RawFile, recorded_files
 from rds_dagster.pools.settings import PoolSettings
+from rds_dagster.storage.ids import id_column
 from rds_dagster.storage.manifest import Counts, Manifest, TableFile
-from rds_dagster.storage.tables import Draft, TableStore, id_array, id_column, make_recipe, stream_parquet
+from rds_dagster.storage.tables import GROUP_ROWS, Draft, TableStore, make_recipe, stream_parquet
 
 CODE = 1  # raise when the bytes of the index or the provenance would change
 REPEATED = "repeated_in_pool"
-INDEX_COLUMNS = ["id", "duplicate_key", "source", "num_messages", "num_chars"]
+LARGE_GROUP_ROWS = 1 << 20  # rows that pyarrow puts into one row group where it is given more at once
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,36 @@ def clean_pool(store: TableStore, pool: PoolSettings, cleaning: CleaningSettings
     files = recorded_files(raw)
     _refuse_changes(files, pool, root)
     shards = [make_shard(store.layout, raw_file.file, raw_file.digest, pool, cleaning) for raw_file in files]
-    places = _read_places(store, shards)
-    index, order, starts = _distinct(places)
-    clean = _write_clean(store, recipe, pool, settings, raw, files, shards, places, index, order, starts)
-    provenance = _write_provenance(store, recipe, pool, settings, raw, files, shards, order)
+    places = read_places(store.layout, shards)
+    order = sorted_order(places.ids)  # (P,)
+    made = _Making(store, recipe, pool, settings, raw, files, shards, places, order, first_of_each(places.ids, order))
+    clean, provenance = _write_clean(made), _write_provenance(made)
     store.commit([provenance])
     store.commit([clean])
     return CleanPool(clean, provenance, sum(s.records for s in shards if not s.reused), sum(s.records for s in shards if s.reused))
+
+
+@dataclass(frozen=True)
+class _Making:
+    """What both assets of a pool are made from: ``order`` (P,) uint32 is its places by id, ``is_first`` (P,) bool, in that order, the first of each id."""
+
+    store: TableStore
+    recipe: str
+    pool: PoolSettings
+    settings: dict[str, object]
+    raw: Manifest
+    files: list[RawFile]
+    shards: list[Shard]
+    places: Places
+    order: np.ndarray
+    is_first: np.ndarray
+
+    def draft(self, group: str) -> Draft:
+        return self.store.draft(f"{group}/{self.pool.name}", self.recipe)
+
+    def file_names(self, places: np.ndarray) -> pa.Array:
+        """The file of each of (n,) places."""
+        return pa.array([raw_file.file.file for raw_file in self.files]).take(pa.array(self.places.shard_and_row(places)[0]))
 
 
 def _refuse_changes(files: list[RawFile], pool: PoolSettings, root: Path) -> None:
@@ -79,135 +104,97 @@ def _refuse_changes(files: list[RawFile], pool: PoolSettings, root: Path) -> Non
         refuse_changed_file(now[file.address], stamp=file.stamp, size=file.size, pool=pool.name)
 
 
-def _read_places(store: TableStore, shards: list[Shard]) -> pa.Table:
-    """All places of the pool in order of file and line: INDEX_COLUMNS, shard, row; (P,) rows, sources as dictionary."""
-    parts = []
-    for number, shard in enumerate(shards):
-        row = 0
-        for batch in stream_parquet(store.layout.home / shard.shard, INDEX_COLUMNS, batch_rows=65_536):
-            where = {"shard": pa.array(np.full(batch.num_rows, number, np.int32)), "row": pa.array(np.arange(row, row + batch.num_rows, dtype=np.int32))}
-            table = pa.Table.from_batches([batch])
-            table = table.set_column(2, "source", table.column("source").dictionary_encode())
-            parts.append(table.append_column("shard", where["shard"]).append_column("row", where["row"]))
-            row += batch.num_rows
-    empty = schema.CLEAN.set(2, pa.field("source", pa.dictionary(pa.int32(), pa.string()))).empty_table()
-    return pa.concat_tables([empty, *parts]).unify_dictionaries()
-
-
-def _distinct(places: pa.Table) -> tuple[pa.Table, np.ndarray, np.ndarray]:
-    """The first place of each id, in id order, with the smallest source of its places; then the order of all places by id and where each id starts in it."""
-    ids = id_array(places.column("id"))
-    order = np.argsort(ids, kind="stable")  # (P,)
-    by_id = ids[order]
-    starts = np.flatnonzero(np.concatenate([[True], by_id[1:] != by_id[:-1]])) if len(ids) else np.empty(0, np.int64)  # (N,)
-    index = places.take(order[starts])
-    if len(starts):
-        source = places.column("source").combine_chunks()
-        names = source.dictionary.to_pylist()
-        rank = np.argsort(np.argsort(np.array(names, object))).astype(np.int32)  # code -> place in the alphabet
-        smallest = np.minimum.reduceat(rank[source.indices.to_numpy()][order], starts)
-        index = index.set_column(2, "source", pa.array(sorted(names)).take(pa.array(smallest)))
-    return index.cast(schema.CLEAN), order, starts
-
-
-def _write_clean(
-    store: TableStore, recipe: str, pool: PoolSettings, settings: dict[str, object], raw: Manifest, files: list[RawFile], shards: list[Shard],
-    places: pa.Table, index: pa.Table, order: np.ndarray, starts: np.ndarray,
-) -> Manifest:  # fmt: skip
-    draft = store.draft(f"clean/{pool.name}", recipe)
-    draft.write("index", index, schema.CLEAN)
+def _write_clean(made: _Making) -> Manifest:
+    draft = made.draft("clean")
+    names, sources = _smallest_sources(made)
+    first = made.order[made.is_first]  # (N,)
+    num_chars = made.places.numbers("num_chars")
+    draft.write("index", _index(made.places, first, names, sources, num_chars), schema.CLEAN)
+    content = clean_fingerprint((made.places.ids[first[start : start + GROUP_ROWS]] for start in range(0, len(first), GROUP_ROWS)), sources, names)
+    repeated = made.order[~made.is_first]  # (P - N,)
+    draft.write("quarantine", _quarantine(made, repeated), schema.QUARANTINE)
     dropped = Counter[str]()
-    for shard in shards:
+    for shard in made.shards:
         dropped.update(shard.dropped)
-    again = np.ones(len(order), bool)
-    again[starts] = False
-    dropped[REPEATED] = int(again.sum())
-    _write_quarantine(draft, store, pool, files, shards, places.take(order[again]))
-    text_files = [TableFile("shard", shard.shard, shard.rows, shard.bytes) for shard in shards]
-    counts = Counts(sum(shard.records for shard in shards), index.num_rows, {reason: n for reason, n in sorted(dropped.items()) if n})
+    dropped[REPEATED] = len(repeated)
+    counts = Counts(sum(shard.records for shard in made.shards), len(first), {reason: n for reason, n in sorted(dropped.items()) if n})
     return draft.manifest(
-        fingerprint=fingerprint("clean", clean_fingerprint(index), counts.dropped),  # a new loss is news to reports and to SQL over quarantine
-        settings=settings,
-        parents={raw.key: raw.fingerprint},
+        fingerprint=fingerprint("clean", content, counts.dropped),  # a new loss is news to reports and to SQL over quarantine
+        settings=made.settings,
+        parents={made.raw.key: made.raw.fingerprint},
         counts=counts,
-        details={"chars": pc.sum(index.column("num_chars")).as_py() or 0},
-        more_files=text_files,
+        details={"chars": int(num_chars[first].sum(dtype=np.int64))},
+        more_files=[TableFile("shard", shard.shard, shard.rows, shard.bytes) for shard in made.shards],
     )
 
 
-def clean_fingerprint(index: pa.Table) -> str:
-    """The data version of a table of ids and sources in id order (CLEAN or UNIQUE)."""
-    source = index.column("source").combine_chunks().dictionary_encode()
-    if isinstance(source, pa.ChunkedArray):
-        source = source.combine_chunks()
-    names = source.dictionary.to_pylist()
-    rank = np.argsort(np.argsort(np.array(names, object))).astype("<i4")
-    codes = rank[source.indices.to_numpy()] if len(source) else np.empty(0, "<i4")
-    return fingerprint("ids and sources", content_digest(id_array(index.column("id")).tobytes()), sorted(names), content_digest(codes.tobytes()))
+def _smallest_sources(made: _Making) -> tuple[list[str], np.ndarray]:
+    """All sources in order of the alphabet; for each id the number of the first of those that its places name, (N,) int32."""
+    names, codes = made.places.sources()
+    starts = np.flatnonzero(made.is_first)
+    return names, np.minimum.reduceat(codes[made.order], starts) if len(starts) else codes
 
 
-def _write_quarantine(draft: Draft, store: TableStore, pool: PoolSettings, files: list[RawFile], shards: list[Shard], repeated: pa.Table) -> None:
+def _index(places: Places, first: np.ndarray, names: list[str], sources: np.ndarray, num_chars: np.ndarray) -> Iterator[pa.RecordBatch]:
+    """Rows of CLEAN: of each id its first place, and its source."""
+    known = pa.array(names, pa.string())
+    keys, num_messages = places.numbers("duplicate_key"), places.numbers("num_messages")
+    for start in range(0, len(first), GROUP_ROWS):
+        rows = first[start : start + GROUP_ROWS]
+        source = known.take(pa.array(sources[start : start + GROUP_ROWS]))
+        columns = [id_column(places.ids[rows]), id_column(keys[rows]), source, num_messages[rows], num_chars[rows], *places.shard_and_row(rows)]
+        yield pa.record_batch(columns, schema=schema.CLEAN)
+
+
+def clean_fingerprint(ids: Iterable[np.ndarray], sources: np.ndarray, names: Sequence[str]) -> str:
+    """The data version of a table of ids and sources in id order (CLEAN or UNIQUE).
+
+    ids in parts, S16; each row's source as a number (N,) int32 among ``names``, which are in order of the alphabet.
+    """
+    return fingerprint("ids and sources", *ids_and_sources(ids, sources, names))
+
+
+def _quarantine(made: _Making, repeated: np.ndarray) -> Iterator[pa.RecordBatch | pa.Table]:
     """Bad rows under the file's name of today, and places that repeat a conversation of the pool."""
-    names = pa.array([raw_file.file.file for raw_file in files])
-    shard_numbers, rows = repeated.column("shard").to_numpy(), repeated.column("row").to_numpy()
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        for raw_file, shard in zip(files, shards, strict=True):
-            for batch in stream_parquet(store.layout.home / shard.quarantine):
-                yield batch.set_column(3, "file", pa.array([raw_file.file.file] * batch.num_rows, pa.string()))
-        yield from _repeated_rows(
-            repeated.column("id"), pool.name, names.take(pa.array(shard_numbers)), _lines(store, shards, shard_numbers, rows)
-        ).to_batches()
-
-    draft.write("quarantine", batches(), schema.QUARANTINE)
+    for raw_file, shard in zip(made.files, made.shards, strict=True):
+        for batch in stream_parquet(made.store.layout.home / shard.quarantine):
+            yield batch.set_column(3, "file", pa.array([raw_file.file.file] * batch.num_rows, pa.string()))
+    lines = made.places.numbers("line") if len(repeated) else np.empty(0, np.int64)
+    for start in range(0, len(repeated), LARGE_GROUP_ROWS):
+        places = repeated[start : start + LARGE_GROUP_ROWS]
+        parts = [places[at : at + GROUP_ROWS] for at in range(0, len(places), GROUP_ROWS)]
+        yield pa.Table.from_batches([_repeated_rows(made, part, lines[part]) for part in parts], schema.QUARANTINE)
 
 
-def _repeated_rows(ids: pa.ChunkedArray, pool: str, file: pa.Array, line: np.ndarray) -> pa.Table:
-    same = pa.array(np.zeros(len(ids), np.int64))
-
-    def constant(text: str) -> pa.Array:
-        return pa.array([text], pa.string()).take(same)
-
-    detail = constant("the same conversation stands at an earlier place of the pool; both places are in provenance")
-    columns = [constant("clean"), constant(REPEATED), constant(pool), file, pa.array(line, pa.int64()), id_column(id_array(ids)), detail, constant("")]
-    return pa.table(columns, schema=schema.QUARANTINE)
+def _repeated_rows(made: _Making, places: np.ndarray, lines: np.ndarray) -> pa.RecordBatch:
+    detail = "the same conversation stands at an earlier place of the pool; both places are in provenance"
+    stage, reason, pool, why, nothing = (_constant(text, len(places)) for text in ("clean", REPEATED, made.pool.name, detail, ""))
+    columns = [stage, reason, pool, made.file_names(places), pa.array(lines), id_column(made.places.ids[places]), why, nothing]
+    return pa.record_batch(columns, schema=schema.QUARANTINE)
 
 
-def _lines(store: TableStore, shards: list[Shard], shard_numbers: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The line of each (shard, row); (P,) int64."""
-    lines = np.zeros(len(rows), np.int64)
-    for number in np.unique(shard_numbers):
-        of_shard = np.concatenate([b.column("line").to_numpy() for b in stream_parquet(store.layout.home / shards[number].shard, ["line"], 65_536)])
-        mine = shard_numbers == number
-        lines[mine] = of_shard[rows[mine]]
-    return lines
+@lru_cache(maxsize=8)
+def _constant(text: str, rows: int) -> pa.Array:
+    """The same text in every row; kept, so that equal parts of a large row group share it."""
+    return pa.array([text], pa.string()).take(pa.array(np.zeros(rows, np.int64)))
 
 
-def _write_provenance(
-    store: TableStore, recipe: str, pool: PoolSettings, settings: dict[str, object], raw: Manifest, files: list[RawFile], shards: list[Shard],
-    order: np.ndarray,
-) -> Manifest:  # fmt: skip
+def _write_provenance(made: _Making) -> Manifest:
     """Every place of every example, in order of id, file, line; its data version is that of its bytes."""
-    parts = [_shard_places(store, shard, raw_file, pool.name) for raw_file, shard in zip(files, shards, strict=True)]
-    table = pa.concat_tables([schema.PROVENANCE.empty_table(), *parts]).take(pa.array(order))
-    draft = store.draft(f"provenance/{pool.name}", recipe)
-    draft.write("places", table, schema.PROVENANCE)
-    (path,) = [store.layout.home / file.path for file in draft.files]
-    return draft.manifest(fingerprint=file_digest(path), settings=settings, parents={raw.key: raw.fingerprint}, counts=Counts(table.num_rows, table.num_rows))
+    draft = made.draft("provenance")
+    rows = draft.write("places", _provenance(made), schema.PROVENANCE)
+    (path,) = [made.store.layout.home / file.path for file in draft.files]
+    return draft.manifest(fingerprint=file_digest(path), settings=made.settings, parents={made.raw.key: made.raw.fingerprint}, counts=Counts(rows, rows))
 
 
-def _shard_places(store: TableStore, shard: Shard, raw_file: RawFile, pool: str) -> pa.Table:
-    parts = [pa.Table.from_batches([b]) for b in stream_parquet(store.layout.home / shard.shard, ["id", "line", "original_id", "source"], 65_536)]
-    if not parts:
-        return schema.PROVENANCE.empty_table()
-    table = pa.concat_tables(parts)
-    same = pa.array(np.zeros(table.num_rows, np.int64))
-    return pa.table(
-        [
-            table.column("id"),
-            pa.array([pool]).take(same),
-            pa.array([raw_file.file.file]).take(same),
-            *(table.column(n) for n in ("line", "original_id", "source")),
-        ],
-        schema=schema.PROVENANCE,
-    )
+def _provenance(made: _Making) -> Iterator[pa.RecordBatch]:
+    lines = made.places.numbers("line")
+    names, codes = made.places.sources()
+    known, at = pa.array(names, pa.string()), 0
+    for original in in_order(made.places.batches("original_id"), made.order, made.store.layout.shards):
+        places = made.order[at : at + len(original)]
+        pool = _constant(made.pool.name, len(places))
+        source = known.take(pa.array(codes[places]))
+        columns = [id_column(made.places.ids[places]), pool, made.file_names(places), pa.array(lines[places]), original, source]
+        yield pa.record_batch(columns, schema=schema.PROVENANCE)
+        at += len(places)

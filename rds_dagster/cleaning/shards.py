@@ -118,19 +118,19 @@ def write_shard(
 
 def clean_record(record: Record, *, file: str, pool: PoolSettings, cleaning: CleaningSettings) -> dict[str, object]:
     """One record -> a row of SHARD, or a row of QUARANTINE (told by its ``reason``)."""
-    where = {"pool": pool.name, "file": file, "line": record.line, "stage": "clean"}
     if record.value is None:
         assert record.reason is not None, "a record without a value says why"
-        return {**where, "reason": record.reason, "detail": record.detail, "excerpt": record.excerpt[:EXCERPT_CHARS]}
+        return _lost(record, record.reason, record.detail, record.excerpt[:EXCERPT_CHARS], file, pool)
     found = to_messages(record.value, pool.shape)
     if isinstance(found, Rejected):
-        return {**where, "reason": found.reason, "detail": found.detail, "excerpt": _excerpt(record.value)}
+        return _lost(record, found.reason, found.detail, _excerpt(record.value), file, pool)
     assert isinstance(found, Conversation)
     if drop := first_drop(found.messages, cleaning):
-        return {**where, "reason": drop.reason, "detail": drop.detail, "excerpt": _excerpt(record.value)}
+        return _lost(record, drop.reason, drop.detail, _excerpt(record.value), file, pool)
+    example, key = schema.id_and_duplicate_key(found.messages)
     return {
-        "id": schema.example_id(found.messages),
-        "duplicate_key": schema.duplicate_key(found.messages),
+        "id": example,
+        "duplicate_key": key,
         "messages": found.messages,
         "source": found.source or pool.name,
         "original_id": found.original_id,
@@ -138,6 +138,10 @@ def clean_record(record: Record, *, file: str, pool: PoolSettings, cleaning: Cle
         "num_messages": len(found.messages),
         "num_chars": sum(len(message["content"]) for message in found.messages),
     }
+
+
+def _lost(record: Record, reason: str, detail: str, excerpt: str, file: str, pool: PoolSettings) -> dict[str, object]:
+    return {"pool": pool.name, "file": file, "line": record.line, "stage": "clean", "reason": reason, "detail": detail, "excerpt": excerpt}
 
 
 def refuse_changed_file(file: PoolFile, *, stamp: str, size: int, pool: str) -> None:

@@ -8,24 +8,29 @@ import numpy as np
 import pyarrow as pa
 
 from rds_dagster.schema import Message
+from rds_dagster.storage.ids import id_array, positions_in
 from rds_dagster.storage.manifest import Manifest
-from rds_dagster.storage.tables import TableStore, id_array, positions_in, stream_parquet
+from rds_dagster.storage.tables import TableStore, stream_parquet
 
 BATCH_ROWS = 2048
 
 
 def stream_conversations(store: TableStore, clean: Manifest, wanted: np.ndarray) -> Iterator[tuple[bytes, list[Message]]]:
     """Id and messages of each wanted example of a clean pool, in stored order; wanted (M,) S16, sorted. Ids not in the pool are passed over."""
-    found = [np.empty((0, 2), np.int32)]
+    found, num_found = np.empty(len(wanted), np.int64), 0  # shard * 2**32 + row, so that sorting puts them in stored order
     for batch in store.stream(clean, "index", ["id", "shard", "row"]):
-        chosen = positions_in(wanted, id_array(batch.column("id")))[1]
-        found.append(np.stack([batch.column(name).to_numpy()[chosen] for name in ("shard", "row")], axis=1))
-    shard_numbers, rows = np.concatenate(found).T
+        is_wanted = positions_in(wanted, id_array(batch.column("id")))[1]
+        shards, rows = (batch.column(name).to_numpy()[is_wanted].astype(np.int64) for name in ("shard", "row"))
+        found[num_found : num_found + len(rows)] = (shards << 32) + rows
+        num_found += len(rows)
+    found = found[:num_found]
+    found.sort()
     for number, path in enumerate(store.paths(clean, "shard")):
-        places = np.sort(rows[shard_numbers == number])
-        if not len(places):
+        start = number << 32
+        low, high = np.searchsorted(found, [start, start + (1 << 32)])
+        if low == high:
             continue
-        start = 0
+        places = found[low:high]
         for batch in stream_parquet(path, ["id", "messages"], BATCH_ROWS):
             low, high = np.searchsorted(places, [start, start + batch.num_rows])
             if high > low:

@@ -21,8 +21,9 @@ from rds_dagster.fingerprint import ID_DTYPE
 from rds_dagster.mixtures.settings import MixtureSettings
 from rds_dagster.scores.blocks import block_rows
 from rds_dagster.scores.profile import ScoreProfile, profile_scores
+from rds_dagster.storage.ids import id_array, positions_in
 from rds_dagster.storage.manifest import Manifest
-from rds_dagster.storage.tables import TableStore, id_array, positions_in
+from rds_dagster.storage.tables import TableStore
 from rds_dagster.storage.vectors import VectorStore, vector_array
 
 if TYPE_CHECKING:

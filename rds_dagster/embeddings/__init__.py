@@ -3,11 +3,12 @@
     EncoderSettings (settings)      what a user chooses, checked
       -> describe_encoder           which files, which tokens, which numbers: an EncoderIdentity with its fingerprint,
          (identity)                 known without loading the model, so an unchanged encoder costs nothing
-      -> load_encoder (encoder)     the backbone, without its language-model head
+      -> load_encoder (encoder)     on the devices that the settings mean (devices)
       -> Encoder.encode_stream
            texts -> token lists     in slabs, one slab ahead of the model
-           -> BucketBatcher         batches of fixed shapes, one per length bucket (batching)
-           -> last hidden states -> one vector an example, fp32, norm 1 (pooling)
+           -> BucketBatcher         batches by length, shaped as the device's rules say (batching)
+           -> Runner                one batch a core, or one ahead of the last on a GPU (running); several devices: a process each (workers)
+           -> Backbone              last hidden states, without a language-model head -> one vector an example, fp32, norm 1 (backbone, pooling)
            -> EncodedBatch          with the caller's row numbers, in the order in which batches fill
       beside it: Progress           rows, rates, time left (progress)
     Whitening                       what scores are taken of, where ``whiten`` is set (whitening; its frozen file: whitening_file)

@@ -2,7 +2,7 @@
 
 B batch, T tokens, D hidden size. Every function takes hidden (B, T, D), any float dtype, and mask (B, T), 1 or True = real token, with the
 padding on either side, and returns (B, D) float32 of norm 1; it raises ValueError if an example has no tokens. What stands on padding
-never enters, not even a NaN.
+never enters, not even a NaN. The mask may stay on the host while the states are on a GPU: the host then waits for nothing there.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from rds_dagster.embeddings.devices import to_device
 from rds_dagster.embeddings.settings import Pooling
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ def _place(mask: Tensor) -> Tensor:
 def _pool(hidden: Tensor, weight: Tensor) -> Tensor:
     import torch
 
-    real = hidden.float().masked_fill((weight == 0).unsqueeze(-1), 0.0)  # (B, T, D)
-    pooled = torch.einsum("btd,bt->bd", real, weight / weight.sum(dim=1, keepdim=True))
+    share = weight / weight.sum(dim=1, keepdim=True)  # (B, T)
+    if share.device != hidden.device:
+        share = to_device(share, str(hidden.device))
+    real = hidden.float().masked_fill((share == 0).unsqueeze(-1), 0.0)  # (B, T, D)
+    pooled = torch.einsum("btd,bt->bd", real, share)
     return torch.nn.functional.normalize(pooled, dim=1)

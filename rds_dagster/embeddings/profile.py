@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rds_dagster.fingerprint import ID_DTYPE, seeded_fractions
-from rds_dagster.storage.tables import positions_in
+from rds_dagster.storage.ids import positions_in
 
 SAMPLE = 2000  # examples whose pairwise cosines and singular values are looked at; their vectors take S x D float32 (33 MB for D 4096)
 FEWEST_SAMPLED = 50  # below this the spread of the vectors says nothing, so it is not stated

@@ -39,8 +39,10 @@ class EncoderSettings:
     ``model``: a Hugging Face folder, a hub id, or one of the words tiny and minilm (BUNDLED_MODELS). ``pooling``: weighted_mean
     is RDS+, last_token plain RDS. ``what``: the part of a conversation that is rendered. ``max_tokens``: longer texts lose their end; None
     = 2048 or the model's limit, whichever is smaller. ``dtype`` auto = bfloat16 on cuda, float32 elsewhere. ``device`` auto = cuda, else mps,
-    else cpu. ``batch_tokens``: tokens of a batch, padding included; None = the device's default. It changes speed, memory and the last bits.
-    ``whiten``: how scores are taken of the vectors, which are stored as the model makes them; None = as they are.
+    else cpu; with auto every GPU works that torch sees and that is of the first one's kind, each in a process of its own, with cuda the first
+    alone (CUDA_VISIBLE_DEVICES says which ones torch sees). ``batch_tokens``: tokens of a batch, padding included; None = the device's default.
+    It changes speed, memory and the last bits. ``whiten``: how scores are taken of the vectors, which are stored as the model makes them; None
+    = as they are.
     """
 
     name: str = DEFAULT_MODEL

@@ -22,5 +22,5 @@ def grid_rows(vectors: np.ndarray) -> np.ndarray:
     norms[norms == 0] = 1
     wide *= (GRID / norms)[:, None]
     np.rint(wide, out=wide)
-    wide /= GRID
+    wide *= 1 / GRID  # a power of two: the same bits as a division, which takes longer
     return wide

@@ -17,8 +17,9 @@ from rds_dagster.embeddings.whitening import MOST_VECTORS, Whitening, fit_whiten
 from rds_dagster.errors import InputError, SettingsError, StateError
 from rds_dagster.fingerprint import content_digest, ids_fingerprint, seeded_fractions
 from rds_dagster.storage.atomic import write_bytes
+from rds_dagster.storage.ids import id_array, positions_in
 from rds_dagster.storage.manifest import Counts, Manifest, TableFile
-from rds_dagster.storage.tables import TableStore, id_array, make_recipe, positions_in
+from rds_dagster.storage.tables import TableStore, make_recipe
 from rds_dagster.storage.vectors import VectorStore, vector_array
 
 CODE = 1  # raise when scores would change for an equal file

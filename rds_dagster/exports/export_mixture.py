@@ -16,8 +16,9 @@ from rds_dagster.fingerprint import file_digest, fingerprint
 from rds_dagster.mixtures.make_mixture import places_of
 from rds_dagster.mixtures.versions import find_version
 from rds_dagster.storage.atomic import write_text
+from rds_dagster.storage.ids import id_array
 from rds_dagster.storage.manifest import Manifest, TableFile, dump_manifests
-from rds_dagster.storage.tables import TableStore, id_array, make_recipe
+from rds_dagster.storage.tables import TableStore, make_recipe
 
 CODE = 1  # raise when the bytes of an export would change
 

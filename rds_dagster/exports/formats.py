@@ -14,7 +14,8 @@ from rds_dagster import schema
 from rds_dagster.cleaning.texts import tidy
 from rds_dagster.errors import unknown_choice
 from rds_dagster.storage.atomic import atomic_path
-from rds_dagster.storage.tables import id_array, positions_in, write_parquet
+from rds_dagster.storage.ids import id_array, positions_in
+from rds_dagster.storage.tables import write_parquet
 
 ExportFormat = Literal["messages", "parquet"]
 

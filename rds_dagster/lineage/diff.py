@@ -22,8 +22,9 @@ from rds_dagster.lineage.reasons import Reason, Side, why_entered, why_left
 from rds_dagster.mixtures.settings import MixtureSettings
 from rds_dagster.mixtures.versions import Version, find_version, version_before
 from rds_dagster.schema import Message, duplicate_key
+from rds_dagster.storage.ids import id_array, positions_in
 from rds_dagster.storage.manifest import Manifest
-from rds_dagster.storage.tables import TableStore, id_array, positions_in, stream_parquet
+from rds_dagster.storage.tables import TableStore, stream_parquet
 
 TEXT_CHARS = 120
 

@@ -15,8 +15,9 @@ from rds_dagster.cleaning.unique import NOT_SAMPLED
 from rds_dagster.fingerprint import ID_DTYPE
 from rds_dagster.lineage.lists import above, content_of
 from rds_dagster.schema import Message
+from rds_dagster.storage.ids import id_array, positions_in
 from rds_dagster.storage.manifest import Manifest
-from rds_dagster.storage.tables import TableStore, id_array, positions_in
+from rds_dagster.storage.tables import TableStore
 
 Place = tuple[str, str, int]  # pool, file, line
 Standing = Literal["kept", "not_sampled", "lost", "dropped", "gone"]

@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 
 from rds_dagster.fingerprint import ID_DTYPE, seeded_fractions
+from rds_dagster.storage.ids import id_array
 from rds_dagster.storage.manifest import Manifest
-from rds_dagster.storage.tables import TableStore, id_array
+from rds_dagster.storage.tables import TableStore
 
 NARROW = ["id", "position", "pool", "source", "task", "query", "rank", "score"]
 SCORING = ("encoders", "whitening")  # groups whose assets decide what a score is, besides the queries of its task

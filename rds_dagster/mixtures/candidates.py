@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rds_dagster.cleaning.unique import owned_ids
+from rds_dagster.cleaning.places import coded
 from rds_dagster.errors import BudgetError
-from rds_dagster.storage.tables import TableStore, id_array, positions_in
+from rds_dagster.fingerprint import ID_DTYPE
+from rds_dagster.storage.ids import id_order, take_ids
+from rds_dagster.storage.tables import TableStore
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,16 +38,13 @@ class Candidates:
 
 def read_candidates(store: TableStore, pools: Sequence[str]) -> Candidates:
     """What unique/* of the given pools keep."""
-    ids = owned_ids(store, pools)
-    pool, source = np.empty(len(ids), np.int32), np.empty(len(ids), np.int32)
-    numbers: dict[str, int] = {}  # source -> its number in the order of appearance
-    for number, name in enumerate(pools):
-        for batch in store.stream(store.need(f"unique/{name}"), "kept", ["id", "source"]):
-            rows, _ = positions_in(ids, id_array(batch.column("id")))
-            coded = batch.column("source").dictionary_encode()
-            own = np.array([numbers.setdefault(name, len(numbers)) for name in coded.dictionary.to_pylist()], np.int32)
-            pool[rows], source[rows] = number, own[coded.indices.to_numpy()]
-    names = sorted(numbers)
-    rank = np.empty(len(names), np.int32)
-    rank[[numbers[name] for name in names]] = np.arange(len(names))
-    return Candidates(ids, pool, rank[source], tuple(pools), tuple(names))
+    manifests = [store.need(f"unique/{pool}") for pool in pools]
+    counts = [manifest.rows("kept") for manifest in manifests]
+    ids, at = np.empty(sum(counts), ID_DTYPE), 0  # as stored, pool by pool
+    for manifest, count in zip(manifests, counts, strict=True):
+        ids[at : at + count] = store.ids(manifest, "kept")
+        at += count
+    names, source = coded((batch.column(0) for manifest in manifests for batch in store.stream(manifest, "kept", ["source"])), len(ids))
+    order = id_order(ids)
+    pool = np.repeat(np.arange(len(pools), dtype=np.int32), counts)
+    return Candidates(take_ids(ids, order), pool[order], source[order], tuple(pools), tuple(names))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +17,9 @@ from rds_dagster.mixtures.settings import MixtureSettings
 from rds_dagster.scores.deepen import deeper_lists
 from rds_dagster.scores.score_tasks import score_key
 from rds_dagster.scores.similarity import TopList
+from rds_dagster.storage.ids import SortedIds, id_array, id_order, positions_in, take_ids
 from rds_dagster.storage.manifest import Manifest
-from rds_dagster.storage.tables import TableStore, id_array, positions_in
+from rds_dagster.storage.tables import TableStore
 
 SELECTORS = {"mean_max": mean_max, "global_top": global_top}
 
@@ -80,43 +82,72 @@ def _choose_by_queries(store: TableStore, settings: MixtureSettings, candidates:
 
 
 def _choose_by_tasks(store: TableStore, settings: MixtureSettings, candidates: Candidates, tasks: Sequence[str]) -> Choice:
-    manifests = [store.need(score_key(task)) for task in tasks]
+    tables = _score_tables(store, candidates.ids, tasks)
     scores = np.empty((len(candidates.ids), len(tasks)), np.float32)  # (N, T)
-    for number, manifest in enumerate(manifests):
-        scores[:, number] = _column(store, manifest, candidates.ids, "score")
+    for number, table in enumerate(tables):
+        scores[:, number] = _column(store, table.manifest, "score")[table.rows]
     if settings.selector == "round_robin":
         picks = round_robin_tasks(scores, settings.budget, settings.on_taken, allow_short=settings.allow_short)
     else:
         picks = SELECTORS[settings.selector](scores, settings.budget, allow_short=settings.allow_short)
     del scores
-    return Choice(
-        picks.rows, picks.ranks, picks.scores, pa.array(list(tasks)).take(pa.array(picks.lists)), _best_queries(store, manifests, candidates.ids, picks)
-    )
+    return Choice(picks.rows, picks.ranks, picks.scores, pa.array(list(tasks)).take(pa.array(picks.lists)), _best_queries(store, tables, picks))
 
 
-def _best_queries(store: TableStore, manifests: Sequence[Manifest], ids: np.ndarray, picks: Picks) -> pa.Array:
-    """For each pick the query of its task that it is most similar to."""
-    names = np.empty(len(picks.rows), object)
-    order = np.argsort(ids[picks.rows])
-    for number, manifest in enumerate(manifests):
-        mine = order[picks.lists[order] == number]  # in id order
-        if len(mine):
-            queries = np.array(store.read(manifest, "queries", ["query"]).column("query").to_pylist(), object)
-            names[mine] = queries[_column(store, manifest, ids[picks.rows[mine]], "best_query")]
-    return pa.array(names, pa.string())
+@dataclass(frozen=True, eq=False)
+class _ScoreTable:
+    """A task's scores, as stored; rows (N,) int64: where each candidate stands in it."""
+
+    manifest: Manifest
+    rows: np.ndarray
 
 
-def _column(store: TableStore, manifest: Manifest, ids: np.ndarray, name: str) -> np.ndarray:
-    """One column of a score table for sorted ids (N,) S16, streamed from its blocks."""
-    values = np.empty(len(ids), np.float32 if name == "score" else np.int32)
-    num_found = 0
-    for batch in store.stream(manifest, "scores", ["id", name]):
-        places, is_wanted = positions_in(ids, id_array(batch.column("id")))
-        values[places[is_wanted]] = batch.column(name).to_numpy()[is_wanted]
-        num_found += int(is_wanted.sum())
-    if num_found != len(ids):
-        raise StateError(f"{manifest.key} scores {num_found:,} of {len(ids):,} candidates; run `rds run '{manifest.key}'` to score the others")
+def _score_tables(store: TableStore, ids: np.ndarray, tasks: Sequence[str]) -> list[_ScoreTable]:
+    """The score tables of some tasks for candidates (N,) S16; ids are read and sorted once for all that have the same blocks."""
+    rows: dict[tuple[str, ...], np.ndarray] = {}
+    tables = []
+    for task in tasks:
+        manifest = store.need(score_key(task))
+        blocks = tuple(Path(path).name for path in manifest.paths("scores"))  # a block is named by its ids, and holds them in order
+        if blocks not in rows:
+            rows[blocks] = _rows_of(store, manifest, ids)
+        tables.append(_ScoreTable(manifest, rows[blocks]))
+    return tables
+
+
+def _rows_of(store: TableStore, manifest: Manifest, ids: np.ndarray) -> np.ndarray:
+    """Where the candidates (N,) S16 stand in a score table, (N,) int64; raises StateError if one is not there."""
+    stored = store.ids(manifest, "scores")
+    order = id_order(stored)
+    stored = take_ids(stored, order)
+    if np.array_equal(stored, ids):
+        return order
+    places, is_there = SortedIds(stored).places(ids)
+    if not is_there.all():
+        raise StateError(f"{manifest.key} scores {int(is_there.sum()):,} of {len(ids):,} candidates; run `rds run '{manifest.key}'` to score the others")
+    rows: np.ndarray = order[places]
+    return rows
+
+
+def _column(store: TableStore, manifest: Manifest, name: str) -> np.ndarray:
+    """One column of a score table, whole, as stored."""
+    values, at = np.empty(manifest.rows("scores"), np.float32 if name == "score" else np.int32), 0
+    for batch in store.stream(manifest, "scores", [name]):
+        values[at : at + batch.num_rows] = batch.column(name).to_numpy()
+        at += batch.num_rows
     return values
+
+
+def _best_queries(store: TableStore, tables: Sequence[_ScoreTable], picks: Picks) -> pa.Array:
+    """For each pick the query of its task that it is most similar to."""
+    names, numbers = [pa.array([], pa.string())], np.empty(len(picks.rows), np.int64)
+    for list_number, table in enumerate(tables):
+        mine = picks.lists == list_number
+        if mine.any():
+            first = sum(map(len, names))
+            numbers[mine] = _column(store, table.manifest, "best_query")[table.rows[picks.rows[mine]]] + first
+            names.append(store.read(table.manifest, "queries", ["query"]).column("query").combine_chunks())
+    return pa.concat_arrays(names).take(pa.array(numbers))
 
 
 def _stored_top(store: TableStore, scores: Manifest, ids: np.ndarray) -> TopList:

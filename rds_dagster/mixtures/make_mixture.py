@@ -10,7 +10,7 @@ mixtures/<name>/history.json    which versions were current, in order (versions.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -21,17 +21,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rds_dagster import schema
-from rds_dagster.cleaning.texts import stream_conversations
 from rds_dagster.errors import StateError
-from rds_dagster.fingerprint import content_digest, fingerprint
+from rds_dagster.fingerprint import CodedTexts, content_digest, fingerprint
 from rds_dagster.mixtures.candidates import Candidates, read_candidates
 from rds_dagster.mixtures.choose import Choice, choose
+from rds_dagster.mixtures.picked_texts import picked_messages
 from rds_dagster.mixtures.settings import MixtureSettings
 from rds_dagster.mixtures.versions import record_current
 from rds_dagster.scores.score_tasks import score_key
 from rds_dagster.storage.atomic import write_text
+from rds_dagster.storage.ids import SortedIds, id_array, id_column, id_order, take_ids
 from rds_dagster.storage.manifest import Counts, Manifest, TableFile, dump_manifests
-from rds_dagster.storage.tables import TableStore, id_column, make_recipe, write_parquet
+from rds_dagster.storage.tables import TableStore, make_recipe, write_parquet
 
 CODE = 2  # raise when the bytes of a version would change
 TABLES = {"examples": "examples.parquet", "provenance": "provenance.parquet", "queries": "queries.parquet"}  # table -> file of a version's folder
@@ -92,11 +93,17 @@ def version_fingerprint(settings: MixtureSettings, candidates: Candidates, choic
 
     The queries count by their words: white space is stripped before they are embedded, so another query may have the same vector, scores and picks.
     """
-    picks = [content_digest(candidates.ids[choice.rows].tobytes()), content_digest(choice.ranks.tobytes()), content_digest(choice.scores.tobytes())]
-    owners = [candidates.pools[number] for number in candidates.pool[choice.rows]]
-    sources = [candidates.sources[number] for number in candidates.source[choice.rows]]
+    ids = take_ids(candidates.ids, choice.rows)
+    picks = [content_digest(data.tobytes()) for data in (ids, choice.ranks, choice.scores)]
+    owners = CodedTexts(candidates.pools, candidates.pool[choice.rows])
+    sources = CodedTexts(candidates.sources, candidates.source[choice.rows])
     asked = queries.select(["task", "query", "id", "text", "num_tokens"]).to_pylist()
-    return fingerprint("mixture", settings, picks, choice.tasks.to_pylist(), choice.queries.to_pylist(), owners, sources, asked)
+    return fingerprint("mixture", settings, picks, _coded(choice.tasks), _coded(choice.queries), owners, sources, asked)
+
+
+def _coded(texts: pa.Array) -> CodedTexts:
+    found = texts.dictionary_encode()
+    return CodedTexts(found.dictionary.to_pylist(), found.indices.fill_null(-1).to_numpy())
 
 
 def upstream(store: TableStore, keys: Iterable[str]) -> dict[str, Manifest]:
@@ -115,49 +122,62 @@ def _write_version(
     store: TableStore, partial: Path, folder: Path, settings: MixtureSettings, candidates: Candidates, choice: Choice, queries: pa.Table,
     all_pools: Sequence[str], recipe: str, parents: dict[str, str], version: str,
 ) -> None:  # fmt: skip
-    ids = candidates.ids[choice.rows]
-    write_parquet(partial / "examples.parquet", _examples(store, settings, candidates, choice), schema.SELECTED)
+    ids = take_ids(candidates.ids, choice.rows)
+    partial.mkdir(parents=True)
+    write_parquet(partial / "examples.parquet", _examples(store, settings, candidates, choice, partial), schema.SELECTED)
     write_parquet(partial / "provenance.parquet", places_of(store, ids, all_pools), schema.PROVENANCE)
     write_parquet(partial / "queries.parquet", queries, CHOSEN_QUERY)
     write_text(partial / "manifest.json", dump_manifests([_manifest(store, partial, folder, settings, choice, recipe, parents, version)]))
 
 
-def _examples(store: TableStore, settings: MixtureSettings, candidates: Candidates, choice: Choice) -> pa.Table:
-    ids, num_picks = candidates.ids[choice.rows], len(choice.rows)
-    texts: dict[bytes, list[schema.Message]] = {}
-    for number, pool in enumerate(candidates.pools):
-        mine = np.sort(ids[candidates.pool[choice.rows] == number])
-        if len(mine):
-            texts.update(stream_conversations(store, store.need(f"clean/{pool}"), mine))
-    keys = id_column(ids).to_pylist()
-    if missing := [key.hex() for key in keys if key not in texts]:
-        raise StateError(f"{len(missing):,} picked examples have no text in clean/*, such as {missing[0]}; run `rds run` to bring both to one state")
-    is_random = settings.method == "random"
-    return pa.table(
-        [
-            pa.array(np.arange(1, num_picks + 1, dtype=np.int32)),
-            id_column(ids),
-            pa.array(list(candidates.pools)).take(pa.array(candidates.pool[choice.rows])),
-            pa.array(list(candidates.sources)).take(pa.array(candidates.source[choice.rows])),
-            choice.tasks,
-            choice.queries,
-            pa.array(choice.ranks, pa.int64()),
-            pa.nulls(num_picks, pa.float32()) if is_random else pa.array(choice.scores),
-            pa.array([settings.method] * num_picks),
-            pa.array([texts[key] for key in keys], schema.MESSAGES),
-        ],
-        schema=schema.SELECTED,
-    )
+def _examples(store: TableStore, settings: MixtureSettings, candidates: Candidates, choice: Choice, folder: Path) -> Iterator[pa.RecordBatch]:
+    """SELECTED in order of picking, a row group at a time; texts that are on their way lie in ``folder``."""
+    ids, owners = take_ids(candidates.ids, choice.rows), candidates.pool[choice.rows]
+    clean = [store.need(f"clean/{pool}") for pool in candidates.pools]
+    pools, sources, at = pa.array(list(candidates.pools)), pa.array(list(candidates.sources)), 0
+    for messages in picked_messages(store, clean, ids, owners, folder):
+        rows = slice(at, at + len(messages))
+        at += len(messages)
+        yield pa.record_batch(
+            [
+                pa.array(np.arange(rows.start + 1, rows.stop + 1, dtype=np.int32)),
+                id_column(ids[rows]),
+                pools.take(pa.array(owners[rows])),
+                sources.take(pa.array(candidates.source[choice.rows[rows]])),
+                choice.tasks[rows],
+                choice.queries[rows],
+                pa.array(choice.ranks[rows], pa.int64()),
+                pa.nulls(len(messages), pa.float32()) if settings.method == "random" else pa.array(choice.scores[rows]),
+                pa.array([settings.method]).take(pa.array(np.zeros(len(messages), np.int32))),
+                messages,
+            ],
+            schema=schema.SELECTED,
+        )
 
 
 def places_of(store: TableStore, ids: np.ndarray, pools: Sequence[str]) -> pa.Table:
     """Every place, over the given pools, where the given examples (K,) S16 stand; PROVENANCE in order of id, pool, file, line."""
-    wanted = pa.array(id_column(np.sort(ids)))
+    wanted = SortedIds(take_ids(ids, id_order(ids)))
     parts = [schema.PROVENANCE.empty_table()]
     for manifest in (store.need(f"provenance/{pool}") for pool in pools):
         for batch in store.stream(manifest, "places"):
-            parts.append(pa.Table.from_batches([batch.filter(pc.is_in(batch.column("id"), wanted))]))
-    return pa.concat_tables(parts).sort_by([("id", "ascending"), ("pool", "ascending"), ("file", "ascending"), ("line", "ascending")])
+            parts.append(pa.Table.from_batches([batch.filter(pa.array(wanted.places(id_array(batch.column("id")))[1]))]))
+    places = pa.concat_tables(parts)
+    return places.take(pa.array(_order_of_places(places)))
+
+
+def _order_of_places(places: pa.Table) -> np.ndarray:
+    """The rows of PROVENANCE by id, pool, file, line; text is compared only where an example stands in several places."""
+    ids = id_array(places.column("id"))
+    order = id_order(ids)
+    is_like_next = ids[order[1:]] == ids[order[:-1]]
+    is_several = np.zeros(len(order), bool)
+    is_several[1:] = is_like_next
+    is_several[:-1] |= is_like_next
+    several = order[is_several]  # in id order, so that sorting them leaves each example's places where they are
+    keys = [(name, "ascending") for name in ("id", "pool", "file", "line")]
+    order[is_several] = several[pc.sort_indices(places.take(pa.array(several)), sort_keys=keys).to_numpy()]
+    return order
 
 
 CHOSEN_QUERY = pa.schema([pa.field("task", pa.string()), *schema.QUERY])
@@ -165,7 +185,8 @@ CHOSEN_QUERY = pa.schema([pa.field("task", pa.string()), *schema.QUERY])
 
 def _used_queries(store: TableStore, choice: Choice) -> pa.Table:
     """The queries that chose; CHOSEN_QUERY in order of task and name, so that the order in the task's file, where it chose nothing else, is no news."""
-    used = {(task, query) for task, query in zip(choice.tasks.to_pylist(), choice.queries.to_pylist(), strict=True) if task is not None}
+    pairs = pa.table([choice.tasks, choice.queries], names=["task", "query"]).group_by(["task", "query"]).aggregate([]).to_pylist()
+    used = {(pair["task"], pair["query"]) for pair in pairs if pair["task"] is not None}
     parts = [CHOSEN_QUERY.empty_table()]
     for task in sorted({task for task, _ in used}):
         table = store.read(store.need(score_key(task)), "queries")

@@ -11,8 +11,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,8 +33,7 @@ _TEXT_KEYS = ("messages", "conversations", *PROMPT_KEYS, "content", "value", "te
 _BLANK = re.compile(r"[ \t\r\n]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One row of a file: its value, or the reason why it has none.
 
     ``line`` counts from 1: the line of JSON Lines, the element of a JSON array, the row of Parquet. ``reason`` is None, malformed_json,

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from rds_dagster.pools.settings import Shape
 from rds_dagster.schema import ROLES, Message
@@ -41,8 +41,7 @@ KNOWN_COLUMNS = frozenset(
 KNOWN_SHAPES = "messages; conversations; instruction, input, output; prompt, response (or completion, question, answer)"
 
 
-@dataclass(frozen=True, slots=True)
-class Conversation:
+class Conversation(NamedTuple):
     """A record's messages, and what it says of its source and id (None where it does not)."""
 
     messages: list[Message]
@@ -70,6 +69,8 @@ def fits_a_shape(keys: Collection[str]) -> bool:
 
 def detect_shape(value: Mapping[str, object]) -> Shape | None:
     """The shape of one record by its keys: those that are not null if they suffice, else all; None if no shape has them."""
+    if value.get("messages") is not None:  # the first that is looked for
+        return "messages"
     return _shape_of({key for key, item in value.items() if item is not None}) or _shape_of(value.keys())
 
 
@@ -113,7 +114,16 @@ def _turns(turns: object, key: str) -> list[Message]:
         raise _Misfit("bad_structure", f"{key} is {_kind(turns)}; expected a list of turns")
     if not turns:
         raise _Misfit("bad_structure", f"{key} is an empty list")
-    return [_turn(turn, f"{key}[{number}]") for number, turn in enumerate(turns)]
+    return [_plain_turn(turn) or _turn(turn, f"{key}[{number}]") for number, turn in enumerate(turns)]
+
+
+def _plain_turn(turn: object) -> Message | None:
+    """The message of a turn that holds a known role and a text and nothing else, as nearly all do; None of any other."""
+    if type(turn) is dict and len(turn) == 2:
+        said, content = turn.get("role"), turn.get("content")
+        if type(said) is str and type(content) is str and (role := _ROLE_OF.get(said)) is not None:
+            return {"role": role, "content": content}
+    return None
 
 
 def _turn(turn: object, where: str) -> Message:
@@ -234,15 +244,24 @@ def _text(value: Mapping[str, object], *keys: str) -> str:
 
 
 def _optional_text(value: Mapping[str, object], *keys: str) -> str:
-    return _text(value, *keys) if any(value.get(key) is not None for key in keys) else ""
+    for key in keys:
+        if value.get(key) is not None:
+            return _text(value, key)
+    return ""
 
 
 def _source(value: Mapping[str, object]) -> str | None:
-    return next((_writable(said) for key in SOURCE_KEYS if isinstance(said := value.get(key), str) and said), None)
+    for key in SOURCE_KEYS:
+        if isinstance(said := value.get(key), str) and said:
+            return _writable(said)
+    return None
 
 
 def _original_id(value: Mapping[str, object]) -> str | None:
-    return next((_writable(str(said)) for key in ID_KEYS if isinstance(said := value.get(key), (str, int, float))), None)
+    for key in ID_KEYS:
+        if isinstance(said := value.get(key), (str, int, float)):
+            return _writable(str(said))
+    return None
 
 
 def _writable(text: str) -> str:

@@ -36,9 +36,10 @@ from rds_dagster.runs.staleness import Staleness, find_stale
 from rds_dagster.runs.walk import LEFTOVER_S, LOCK_TIMEOUT_S, forget_removed
 from rds_dagster.scores.blocks import block_rows
 from rds_dagster.storage.atomic import remove_old_partials, writable
+from rds_dagster.storage.ids import positions_in
 from rds_dagster.storage.layout import Layout
 from rds_dagster.storage.manifest import Manifest, load_manifests
-from rds_dagster.storage.tables import TableStore, positions_in
+from rds_dagster.storage.tables import TableStore
 from rds_dagster.storage.vectors import VectorStore, remove_dropped, stored_tables
 
 DEAD_SHARE = 0.05  # of a table's rows: less is not worth scoring the rest anew

@@ -2,6 +2,8 @@
 
 settings.py     which methods, how deep the top lists
 similarity.py   vectors x queries -> largest cosine per example, best examples per query    (pure)
+products.py     what it multiplies: float32 products of all pairs, exact ones of those that matter, by numpy or torch
+shortlist.py    the rows that may stand in a query's top list
 blocks.py       the stored vectors as fixed blocks, read one at a time
 space.py        the same as they are scored: as stored, or whitened
 score_tasks.py  assets scores/rds/<task>: one pass over the vectors serves all stale tasks

@@ -8,10 +8,12 @@ from rds_dagster.embeddings.embed_queries import read_vectors
 from rds_dagster.embeddings.whitening_file import GROUP as WHITENING
 from rds_dagster.errors import StateError
 from rds_dagster.scores.blocks import live_blocks
-from rds_dagster.scores.similarity import TopList, score_block
+from rds_dagster.scores.products import products_for
+from rds_dagster.scores.similarity import QuerySets, TopList, score_sets
 from rds_dagster.scores.space import Space, open_space
+from rds_dagster.storage.ids import positions_in
 from rds_dagster.storage.manifest import Manifest
-from rds_dagster.storage.tables import TableStore, positions_in
+from rds_dagster.storage.tables import TableStore
 
 
 def deeper_lists(store: TableStore, scores: Manifest, live: np.ndarray, depth: int) -> TopList:
@@ -35,9 +37,10 @@ def deeper_top(space: Space, live: np.ndarray, queries: np.ndarray, depth: int) 
     Peak memory: two depths a query beside one block.
     """
     rows, scores = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
-    queries = space.queries(queries)
+    sets = QuerySets([space.queries(queries)])
+    products = products_for(len(live) * sets.units.size)
     for block in live_blocks(space.vectors, live):
-        top = score_block(space.read(block), queries, depth).top
+        top = score_sets(space.read(block), sets, depth, products)[0].top
         places = positions_in(live, block.ids)[0]
         rows, scores = np.hstack([rows, places[top.rows]]), np.hstack([scores, top.scores])
         order = np.lexsort((rows, -scores), axis=1)[:, :depth]

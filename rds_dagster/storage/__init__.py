@@ -3,5 +3,6 @@
 layout.py      every path                         atomic.py   write, fsync, rename
 manifest.py    what makes a table finished        locks.py    file locks that say who holds them
 tables.py      Parquet tables behind manifests    vectors.py  embeddings in LanceDB
+ids.py         example ids by the million         reorder.py  wide rows in another order, by way of the disk
 warehouse.py   the DuckDB file that SQL models and people read; can be deleted, is rebuilt
 """

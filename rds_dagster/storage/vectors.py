@@ -21,9 +21,9 @@ from rds_dagster import schema
 from rds_dagster.errors import StateError
 from rds_dagster.fingerprint import ID_DTYPE
 from rds_dagster.storage.atomic import writable
+from rds_dagster.storage.ids import id_array, id_column, positions_in
 from rds_dagster.storage.layout import Layout
 from rds_dagster.storage.locks import held
-from rds_dagster.storage.tables import id_array, id_column, positions_in
 
 if TYPE_CHECKING:  # imported late elsewhere: 1.4 s
     import lancedb
@@ -104,13 +104,13 @@ class VectorStore:
                 f"{len(ids):,} vectors cannot be added to {self.table_name} ({error}); mend the disk and run again, the vectors stored before are untouched"
             ) from error
 
-    def stream(self, columns: list[str], *, start: int = 0, rows: int | None = None) -> Iterator[pa.RecordBatch]:
-        """Batches of the named columns in written order; ``start`` and ``rows`` cut out a part."""
+    def stream(self, columns: list[str], *, start: int = 0, rows: int | None = None, slice_bytes: int | None = None) -> Iterator[pa.RecordBatch]:
+        """Batches of the named columns in written order; ``start`` and ``rows`` cut out a part, ``slice_bytes`` (SLICE_BYTES) of vectors are read at once."""
         table = self._open()
         if table is None:
             return
         stop = table.count_rows() if rows is None else start + rows
-        size = slice_rows(self.dims) if "vector" in columns else max(stop - start, 1)
+        size = slice_rows(self.dims, slice_bytes or SLICE_BYTES) if "vector" in columns else max(stop - start, 1)
         for at in range(start, stop, size):
             yield from table.search().select(columns).offset(at).limit(min(size, stop - at)).to_batches(READ_ROWS)
 
@@ -210,9 +210,9 @@ def remove_dropped(layout: Layout) -> int:
     return freed
 
 
-def slice_rows(dims: int) -> int:
-    """Rows of a slice: the largest power of two whose vectors fit SLICE_BYTES, so that slices keep to the chunks as they were written."""
-    return 1 << ((SLICE_BYTES // (2 * dims)).bit_length() - 1)
+def slice_rows(dims: int, slice_bytes: int) -> int:
+    """Rows of a slice: the largest power of two whose vectors fit ``slice_bytes``, so that slices keep to the chunks as they were written."""
+    return 1 << ((slice_bytes // (2 * dims)).bit_length() - 1)
 
 
 def vector_array(column: pa.ChunkedArray | pa.Array, dims: int) -> np.ndarray:

@@ -1,14 +1,22 @@
 import random
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rds_dagster import schema
+from rds_dagster.cleaning import clean as clean_module
+from rds_dagster.cleaning import places as places_module
 from rds_dagster.cleaning.clean import REPEATED
 from rds_dagster.cleaning.settings import CleaningSettings
 from rds_dagster.errors import InputError, StateError
+from rds_dagster.fingerprint import content_digest, file_digest, fingerprint
 from rds_dagster.pools.settings import PoolSettings
-from rds_dagster.schema import example_id
+from rds_dagster.schema import duplicate_key, example_id
+from rds_dagster.storage import tables as tables_module
+from rds_dagster.storage.tables import write_parquet
 
 POOL = PoolSettings("chat", "data")
 
@@ -212,3 +220,62 @@ def test_a_lost_shard_is_made_again(pool_folder):
     again = pool_folder.clean(POOL)
     assert again.rows_read == 1 and path.exists()
     assert again.clean.fingerprint == first.clean.fingerprint
+
+
+def whole_tables(files: dict[str, list[dict[str, object]]]) -> dict[str, pa.Table]:
+    """What cleaning makes of good records, by plain loops over all of them at once; file -> its records."""
+    places = []
+    for shard, (file, records) in enumerate(files.items()):
+        for row, record in enumerate(records):
+            messages = [{"role": "user", "content": record["prompt"]}, {"role": "assistant", "content": record["response"]}]
+            about = {"source": record.get("source", "chat"), "original_id": record.get("id"), "num_chars": sum(len(m["content"]) for m in messages)}
+            where = {"id": example_id(messages), "duplicate_key": duplicate_key(messages), "file": file, "line": row + 1, "shard": shard, "row": row}
+            places.append({**where, **about, "num_messages": 2, "pool": "chat"})
+    places.sort(key=lambda place: place["id"])  # stable: then by file and line
+    first, repeated = [], []
+    for place in places:
+        (repeated if first and first[-1]["id"] == place["id"] else first).append(place)
+    index = [{**place, "source": min(other["source"] for other in places if other["id"] == place["id"])} for place in first]
+    why = "the same conversation stands at an earlier place of the pool; both places are in provenance"
+    lost = [{**place, "stage": "clean", "reason": REPEATED, "detail": why, "excerpt": ""} for place in repeated]
+    made = {"index": (index, schema.CLEAN), "places": (places, schema.PROVENANCE), "quarantine": (lost, schema.QUARANTINE)}
+    return {name: pa.Table.from_pylist([{field: row[field] for field in kind.names} for row in rows], kind) for name, (rows, kind) in made.items()}
+
+
+stated = st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(["web", "book"]), st.none() | st.text("xyz", max_size=3))
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(stated, max_size=20), min_size=1, max_size=3), st.sampled_from([3, 8, 65_536]))
+def test_what_is_written_in_parts_is_byte_for_byte_the_whole_table(tmp_path_factory, pool_folder, contents, group):
+    folder = type(pool_folder)(tmp_path_factory.mktemp("pool"))
+    files = {
+        f"{number}.jsonl": [asked(question, source=source, **({} if name is None else {"id": name})) for question, source, name in rows]
+        for number, rows in enumerate(contents)
+    }
+    for file, records in files.items():
+        folder.write(f"data/{file}", *records, *([] if records else [b" "]))  # all files empty would be refused
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (clean_module, places_module, tables_module):
+            patch.setattr(module, "GROUP_ROWS", group)
+        made = folder.clean(POOL)
+        tables = whole_tables(files)
+        for manifest, name in ((made.clean, "index"), (made.provenance, "places")):
+            write_parquet(folder.root / name, tables[name], tables[name].schema)
+            assert bytes_of(folder, manifest, name) == (folder.root / name).read_bytes()
+    assert folder.rows(made.clean, "quarantine") == tables["quarantine"].to_pylist()
+    assert made.provenance.fingerprint == file_digest(folder.root / "places")
+    names = sorted(set(tables["index"]["source"].to_pylist()))
+    digests = [content_digest(b"".join(tables["index"]["id"].to_pylist()))]
+    digests.append(content_digest(np.array([names.index(name) for name in tables["index"]["source"].to_pylist()], "<i4").tobytes()))
+    assert made.clean.fingerprint == fingerprint("clean", fingerprint("ids and sources", digests[0], names, digests[1]), made.clean.counts.dropped)
+
+
+def test_many_repeated_places_are_written_as_if_at_once(pool_folder, monkeypatch):
+    monkeypatch.setattr(clean_module, "GROUP_ROWS", 1024)
+    pool_folder.write("data/a.jsonl", *(asked(str(number % 700)) for number in range(3000)))
+    made = pool_folder.clean(POOL)
+    (whole,) = pool_folder.store.read(made.clean, "quarantine").combine_chunks().to_batches()
+    assert whole.num_rows == 2300
+    write_parquet(pool_folder.root / "whole", [whole], schema.QUARANTINE)
+    assert bytes_of(pool_folder, made.clean, "quarantine") == (pool_folder.root / "whole").read_bytes()

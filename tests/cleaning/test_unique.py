@@ -1,8 +1,10 @@
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rds_dagster.cleaning import unique as unique_module
 from rds_dagster.cleaning.unique import DUPLICATE, NOT_SAMPLED, find_keepers, owned_ids, sample_mask, unify_pools
 from rds_dagster.errors import StateError
 from rds_dagster.fingerprint import ID_DTYPE, content_digest, seeded_fractions
@@ -14,26 +16,29 @@ import resource, sys
 import numpy as np, pyarrow as pa
 from pathlib import Path
 from rds_dagster import schema
-from rds_dagster.cleaning.unique import find_keepers, owned_ids
+from rds_dagster.cleaning.unique import owned_ids, unify_pools
 from rds_dagster.fingerprint import ID_DTYPE
+from rds_dagster.pools.settings import PoolSettings
 from rds_dagster.storage.layout import Layout
 from rds_dagster.storage.manifest import Counts
-from rds_dagster.storage.tables import TableStore, id_column
+from rds_dagster.storage.ids import id_column
+from rds_dagster.storage.tables import TableStore
 
 store, count = TableStore(Layout(Path(sys.argv[1]))), int(sys.argv[2])
 print("begins", flush=True)
 if sys.argv[3] == "write":
     ids = np.sort(np.frombuffer(np.random.default_rng(0).bytes(16 * count), ID_DTYPE))
-    drafts = []
-    for pool in ("a", "b"):
-        draft = store.draft(f"unique/{pool}", "r")
-        part = ids[::2] if pool == "a" else ids[1::2]
-        draft.write("kept", pa.table([id_column(part), pa.array(["x"] * len(part))], schema=schema.UNIQUE), schema.UNIQUE)
-        drafts.append(draft.manifest(fingerprint="f", settings={}, parents={}, counts=Counts(0, 0)))
-    store.commit(drafts)
+    for number, pool in enumerate(("a", "b")):
+        draft, part = store.draft(f"clean/{pool}", "r"), ids[number::2]
+        keys = np.where(np.arange(len(part)) % 8 == 0, ids[0::2][: len(part)], part) if number else part  # every eighth of b stands in a
+        nothing = pa.array(np.zeros(len(part), np.int32))
+        columns = [id_column(part), id_column(keys), pa.array(["x"] * len(part)), nothing, nothing, nothing, nothing]
+        draft.write("index", pa.table(columns, schema=schema.CLEAN), schema.CLEAN)
+        store.commit([draft.manifest(fingerprint="f", settings={}, parents={}, counts=Counts(len(part), len(part)))])
 else:
-    keys = owned_ids(store, ["a", "b"])
-    assert len(keys) == count and (find_keepers(keys) == np.arange(count)).all()
+    made = unify_pools(store, [PoolSettings("a", "a"), PoolSettings("b", "b")])
+    assert made["b"].counts.dropped == {"exact_duplicate": -(-(count // 2) // 8)}
+    assert len(owned_ids(store, ["a", "b"])) == sum(manifest.counts.kept for manifest in made.values())
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
@@ -173,6 +178,32 @@ def made_ids(count: int) -> np.ndarray:
 
 def with_sample(pool: PoolSettings, sample: int | float, seed: int = 0) -> PoolSettings:
     return PoolSettings(pool.name, pool.source, sample=sample, sample_seed=seed)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(questions, min_size=1, max_size=12), min_size=2, max_size=3), st.integers(1, 5), st.integers(1, 4))
+def test_tables_written_in_parts_are_those_written_at_once(tmp_path_factory, pool_folder, contents, sample, group):
+    folder = type(pool_folder)(tmp_path_factory.mktemp("pools"))
+    pools = [with_sample(pool, sample) for pool in make_pools(folder, **{f"p{number}": questions for number, questions in enumerate(contents)}).values()]
+    whole = unify_pools(folder.store, pools)
+    rows = {(name, table): folder.rows(made, table) for name, made in whole.items() for table in ("kept", "losers", "quarantine")}
+    for pool in pools:
+        folder.store.forget(f"unique/{pool.name}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unique_module, "GROUP_ROWS", group)
+        parts = unify_pools(folder.store, pools)
+    assert {name: (m.fingerprint, m.counts) for name, m in parts.items()} == {name: (m.fingerprint, m.counts) for name, m in whole.items()}
+    for (name, table), expected in rows.items():
+        assert folder.rows(parts[name], table) == expected
+        sizes = [
+            pq.read_metadata(path).row_group(number).num_rows for path in folder.store.paths(parts[name], table) for number in range(-(-len(expected) // group))
+        ]
+        assert sizes == [min(group, len(expected) - start) for start in range(0, len(expected), group)]
+
+
+def test_equal_fractions_go_to_the_smaller_id(monkeypatch):
+    monkeypatch.setattr(unique_module, "seeded_fractions", lambda ids, seed, purpose: np.array([0.5, 0.2, 0.5, 0.9, 0.5]))
+    assert sample_mask(keys(3, 8, 1, 0, 2), 3, 0).tolist() == [False, True, True, False, True]
 
 
 def test_a_sample_is_drawn_from_what_a_pool_keeps(pool_folder):

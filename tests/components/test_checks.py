@@ -28,8 +28,9 @@ from rds_dagster.components.resources import Project
 from rds_dagster.errors import SettingsError, StateError
 from rds_dagster.fingerprint import ID_DTYPE, content_digest
 from rds_dagster.mixtures.settings import MixtureSettings
+from rds_dagster.storage.ids import id_column
 from rds_dagster.storage.manifest import Counts, Manifest
-from rds_dagster.storage.tables import TableStore, id_column
+from rds_dagster.storage.tables import TableStore
 from rds_dagster.storage.vectors import VectorStore
 
 pytestmark = [

@@ -3,9 +3,10 @@
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from rds_dagster.cleaning.settings import CleaningSettings
 from rds_dagster.cleaning.texts import stream_conversations
 from rds_dagster.cleaning.unique import owned_ids, unify_pools
 from rds_dagster.embeddings.embed_pools import EmbeddedPools, embed_pools
-from rds_dagster.embeddings.encoder import load_encoder
+from rds_dagster.embeddings.encoder import EncodedBatch, Encoder, load_encoder
 from rds_dagster.embeddings.identity import TINY_FOLDER
 from rds_dagster.embeddings.register import current_encoder, register_encoder
 from rds_dagster.embeddings.settings import EncoderSettings
@@ -227,6 +228,69 @@ def test_chunks_hold_rows_in_id_order_and_their_sizes_do_not_matter(flow, tmp_pa
     assert stored(vectors) == stored(flow.vectors())
     ids, whole = vectors.ids(), flow.vectors().ids()
     assert np.array_equal(whole, np.sort(whole)) and not np.array_equal(ids, whole)  # one chunk holds all of the small pools, or several do
+
+
+# ---- beside the model --------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_model_goes_on_while_a_chunk_is_written(flow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rds_dagster.embeddings.embed_pools.CHUNK_ROWS", 5)
+    went_on, append, encode_stream = Event(), VectorStore.append, Encoder.encode_stream
+    started: list[int] = []
+
+    def append_when_the_model_went_on(self: VectorStore, *chunk: object) -> None:
+        started.append(len(chunk[0]))
+        assert went_on.wait(60), "the model waits for the first chunk to be written"
+        append(self, *chunk)
+
+    def watched(self: Encoder, *args: object, **kwargs: object) -> Iterator[EncodedBatch]:
+        for batch in encode_stream(self, *args, **kwargs):
+            if started:
+                went_on.set()
+            yield batch
+
+    monkeypatch.setattr(VectorStore, "append", append_when_the_model_went_on)
+    monkeypatch.setattr(Encoder, "encode_stream", watched)
+    vectors, _ = embed_all(flow.root, tmp_path, replace(flow.encoder, batch_tokens=96))
+    assert went_on.is_set() and started[0] < 34 == sum(started) == vectors.num_rows()
+
+
+def test_an_error_in_writing_stops_the_run_and_what_was_written_stays(flow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rds_dagster.embeddings.embed_pools.CHUNK_ROWS", 5)
+    append, written = VectorStore.append, []
+
+    def append_once(self: VectorStore, *chunk: object) -> None:
+        if written:
+            raise StateError("the disk is full")
+        append(self, *chunk)
+        written.append(len(chunk[0]))
+
+    monkeypatch.setattr(VectorStore, "append", append_once)
+    store = clean_all(flow.root, tmp_path)
+    _, identity = register_encoder(store, replace(flow.encoder, batch_tokens=96))
+    with pytest.raises(StateError, match="the disk is full"):
+        embed_pools(store, identity, "tiny", flow.pools)
+    assert VectorStore(store.layout, identity.fingerprint, identity.dims).num_rows() == written[0] and store.manifest("embeddings/sums") is None
+
+
+def test_an_error_in_encoding_is_raised_when_the_chunk_before_it_is_written(flow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rds_dagster.embeddings.embed_pools.CHUNK_ROWS", 5)
+    encode_stream = Encoder.encode_stream
+
+    def breaks_off(self: Encoder, *args: object, **kwargs: object) -> Iterator[EncodedBatch]:
+        rows = 0
+        for batch in encode_stream(self, *args, **kwargs):
+            yield batch
+            rows += len(batch.rows)
+            if rows >= 5:
+                raise StateError("the device is gone")
+
+    monkeypatch.setattr(Encoder, "encode_stream", breaks_off)
+    store = clean_all(flow.root, tmp_path)
+    _, identity = register_encoder(store, replace(flow.encoder, batch_tokens=96))
+    with pytest.raises(StateError, match="the device is gone"):
+        embed_pools(store, identity, "tiny", flow.pools)
+    assert 5 <= VectorStore(store.layout, identity.fingerprint, identity.dims).num_rows() < 34
 
 
 # ---- refused -----------------------------------------------------------------------------------------------------------------------------------------

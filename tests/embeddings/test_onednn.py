@@ -31,6 +31,6 @@ def test_linear_layers_give_the_same_numbers_to_float32_with_and_without_bias_at
 
 def test_only_an_encoder_in_float32_is_changed(tiny_encoder):
     for dtype, there, gone in (("float32", OneDnnLinear, nn.Linear), ("bfloat16", nn.Linear, OneDnnLinear)):
-        kinds = {type(part) for part in load_encoder(replace(tiny_encoder, dtype=dtype))._model.modules()}
+        kinds = {type(part) for part in load_encoder(replace(tiny_encoder, dtype=dtype)).runner.backbone.model.modules()}
         assert there in kinds
         assert gone not in kinds

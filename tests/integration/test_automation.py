@@ -75,9 +75,7 @@ class Automatic:
     def has_been_refreshed(self, key: str) -> bool:
         """Whether a run of refresh_stale that makes the asset has ended."""
         asset = dg.AssetKey(key.split("/"))
-        return any(
-            run.is_finished and asset in (run.asset_selection or ()) and run.tags.get("dagster/sensor_name") == "refresh_stale" for run in self.runs()
-        )
+        return any(run.is_finished and asset in (run.asset_selection or ()) and run.tags.get("dagster/sensor_name") == "refresh_stale" for run in self.runs())
 
     def is_quiet(self) -> bool:
         return all(run.is_finished for run in self.runs())

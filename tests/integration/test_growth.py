@@ -389,6 +389,7 @@ def small_parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(embed_pools_module, "CHUNK_ROWS", BLOCK_ROWS)
         patch.setattr(blocks, "BLOCK_BYTES", BLOCK_ROWS * 2 * dims)
         patch.setattr(vectors, "SLICE_BYTES", BLOCK_ROWS * 2 * dims)
+        patch.setattr(blocks, "SLICE_BYTES", BLOCK_ROWS * 2 * dims)
         assert blocks.block_rows(dims) == BLOCK_ROWS
         yield
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from rds_dagster import schema
@@ -15,8 +16,11 @@ from rds_dagster.cleaning.settings import CleaningSettings
 from rds_dagster.cleaning.unique import unify_pools
 from rds_dagster.embeddings.embed_queries import read_vectors
 from rds_dagster.errors import BudgetError, StateError
-from rds_dagster.fingerprint import seeded_fractions
-from rds_dagster.mixtures.make_mixture import CHOSEN_QUERY, places_of, upstream
+from rds_dagster.fingerprint import content_digest, fingerprint, seeded_fractions
+from rds_dagster.mixtures.candidates import Candidates
+from rds_dagster.mixtures.choose import Choice
+from rds_dagster.mixtures.make_mixture import CHOSEN_QUERY, places_of, upstream, version_fingerprint
+from rds_dagster.mixtures.settings import MixtureSettings
 from rds_dagster.pools.look import record_pool
 from rds_dagster.pools.settings import PoolSettings
 from rds_dagster.storage.manifest import load_manifests
@@ -309,3 +313,35 @@ def test_scores_of_another_state_of_a_pool_are_refused(own_flow) -> None:
         with pytest.raises(StateError, match=r"scores/rds/adding was made for another state of unique/towns; run `rds run '\+mixtures/late'`"):
             own_flow.make("late", 5, tasks=tasks)
     assert own_flow.make("sums_only", 5, pools=("sums",)).manifest.counts.kept == 5  # its pools are as they were scored
+
+
+# ---- the name of a version ---------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_random", [False, True])
+def test_a_version_is_named_as_if_every_pick_were_spelled_out(is_random: bool) -> None:
+    rng = np.random.default_rng(5)
+    ids = np.sort(rng.integers(0, 256, (20, 16), np.uint8).view("S16").ravel())
+    pools, sources = ("plain", "with_more"), ('a "quoted" one', "back\\slash", "ünïcödé 中文", "null", "line\nbreak")
+    candidates = Candidates(ids, rng.integers(0, 2, 20).astype(np.int32), rng.integers(0, 5, 20).astype(np.int32), pools, sources)
+    rows = rng.permutation(20)[:10]
+    nothing = pa.nulls(10, pa.string())
+    tasks, names = (nothing, nothing) if is_random else (pa.array(["sums", "maps"] * 5), pa.array([f'q"{n % 3}"' for n in range(10)]))
+    scores = np.full(10, np.nan, np.float32) if is_random else rng.standard_normal(10, np.float32)
+    choice = Choice(rows, np.arange(1, 11), scores, tasks, names)
+    asked = [
+        {"task": "sums", "query": 'q"0"', "id": b"0" * 16, "messages": [{"role": "user", "content": "1 + 1"}], "text": "<|user|>\n1 + 1 = ∞?", "num_tokens": 7}
+    ]
+    queries = pa.Table.from_pylist([] if is_random else asked, CHOSEN_QUERY)
+    settings = MixtureSettings("named", 10, "random", balanced=False) if is_random else MixtureSettings("named", 10, pools=("plain", "with_more"))
+    expected = fingerprint(
+        "mixture",
+        settings,
+        [content_digest(ids[rows].tobytes()), content_digest(choice.ranks.tobytes()), content_digest(scores.tobytes())],
+        tasks.to_pylist(),
+        names.to_pylist(),
+        [pools[number] for number in candidates.pool[rows]],
+        [sources[number] for number in candidates.source[rows]],
+        queries.select(["task", "query", "id", "text", "num_tokens"]).to_pylist(),
+    )
+    assert version_fingerprint(settings, candidates, choice, queries) == expected

@@ -26,8 +26,9 @@ from rds_dagster.runs.loading import load_project
 from rds_dagster.runs.orphans import process_tags
 from rds_dagster.runs.prune import BLOCKS, DEAD_SHARE, EXPORTS, FILES, REPORTS, ROWS, SHARDS, TABLES, Freed, Pruned, prune_project, pruned_text, refuse_running
 from rds_dagster.runs.walk import WalkResult, run_stale
+from rds_dagster.storage.ids import positions_in
 from rds_dagster.storage.layout import Layout
-from rds_dagster.storage.tables import TableStore, positions_in
+from rds_dagster.storage.tables import TableStore
 from rds_dagster.storage.vectors import VectorStore, stored_tables
 
 POOLS = ("sums", "towns", "chat")

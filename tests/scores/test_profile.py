@@ -10,7 +10,8 @@ import pytest
 from rds_dagster.fingerprint import ID_DTYPE, content_digest
 from rds_dagster.schema import SCORE, UNIQUE
 from rds_dagster.scores.profile import FEWEST_SPREAD, OFFENDERS, ScoreProfile, profile_scores
-from rds_dagster.storage.tables import id_column, write_parquet
+from rds_dagster.storage.ids import id_column
+from rds_dagster.storage.tables import write_parquet
 
 N = 60
 

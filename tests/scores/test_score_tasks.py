@@ -1,12 +1,16 @@
 """Scores of a small corpus through real stages: right for every example, computed once, and only the last block when pools grow."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rds_dagster import schema
 from rds_dagster.cleaning.unique import owned_ids
@@ -15,9 +19,11 @@ from rds_dagster.embeddings.embed_queries import embed_queries, read_vectors
 from rds_dagster.embeddings.register import current_encoder, register_encoder
 from rds_dagster.errors import StateError
 from rds_dagster.queries.settings import TaskSettings
-from rds_dagster.scores import blocks
+from rds_dagster.scores import blocks, products, similarity
+from rds_dagster.scores import score_tasks as score_stage
 from rds_dagster.scores.score_tasks import ScoredTasks, merge_tops, score_key, score_tasks
 from rds_dagster.scores.settings import ScoreSettings
+from rds_dagster.scores.similarity import FILTER_DEPTHS
 
 BLOCK_ROWS = 16  # of the tests that need several blocks
 
@@ -94,15 +100,65 @@ def test_the_manifest_says_what_made_the_scores(flow) -> None:
 
 
 def test_merged_lists_break_ties_by_the_smaller_id() -> None:
-    import pyarrow as pa
-
     def top(*places: tuple[int, bytes, float]) -> pa.Table:
         return pa.table([[q for q, _, _ in places], [1] * len(places), [i.ljust(16, b"-") for _, i, _ in places], [s for _, _, s in places]], schema=schema.TOP)
 
-    merged = merge_tops(top((0, b"c", 0.5), (0, b"d", 0.25), (1, b"c", 0.75)), top((0, b"a", 0.5), (1, b"b", 0.5), (1, b"e", 1.0)), depth=2)
+    tops = [top((0, b"c", 0.5), (0, b"d", 0.25), (1, b"c", 0.75)), top((0, b"a", 0.5), (1, b"b", 0.5), (1, b"e", 1.0))]
+    merged = merge_tops(tops, num_queries=2, depth=2)
     assert [(row["query"], row["rank"], row["id"][:1], row["score"]) for row in merged.to_pylist()] == [
         (0, 1, b"a", 0.5), (0, 2, b"c", 0.5), (1, 1, b"e", 1.0), (1, 2, b"c", 0.75),
     ]  # fmt: skip
+
+
+@given(st.integers(1, 9), st.integers(1, 3), st.integers(1, 12), st.integers(1, 6), st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_merged_lists_are_those_of_all_examples_at_once(blocks: int, queries: int, size: int, depth: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    ids = [bytes(name) for name in rng.permutation(np.array([f"{number:016}".encode() for number in range(blocks * size)], "S16"))]
+    scores = (rng.integers(0, 5, (queries, len(ids))) / 4).tolist()
+
+    def best(places: range) -> list[dict[str, object]]:
+        found = []
+        for query in range(queries):
+            order = sorted(places, key=lambda place: (-scores[query][place], ids[place]))[:depth]
+            found += [{"query": query, "rank": rank, "id": ids[place], "score": scores[query][place]} for rank, place in enumerate(order, 1)]
+        return found
+
+    tops = [pa.Table.from_pylist(best(range(start, start + size)), schema=schema.TOP) for start in range(0, len(ids), size)]
+    assert merge_tops(iter(tops), queries, depth).to_pylist() == best(range(len(ids)))
+
+
+@pytest.mark.parametrize("with_torch", [True, False], ids=["torch", "numpy"])
+def test_files_are_the_same_by_whatever_products_and_in_however_many_threads(
+    own_flow, small_blocks: None, monkeypatch: pytest.MonkeyPatch, with_torch: bool
+) -> None:
+    """Lists of depth 1 over blocks of 32: float32 products say which pairs matter."""
+    monkeypatch.setattr(blocks, "block_rows", lambda dims: FILTER_DEPTHS)
+
+    def files(depth: int) -> list[bytes]:
+        made = score_again(own_flow, depth=depth).manifests
+        return [path.read_bytes() for task in own_flow.tasks for table in ("scores", "top") for path in own_flow.store.paths(made[task], table)]
+
+    monkeypatch.setattr(similarity, "FILTER_DEPTHS", 10**9)  # float64 sums of all pairs
+    before = files(depth=1)
+    shutil.rmtree(own_flow.store.layout.score_blocks)
+    monkeypatch.setattr(similarity, "FILTER_DEPTHS", FILTER_DEPTHS)
+    monkeypatch.setattr(products, "_num_cores", lambda: 3)
+    monkeypatch.setattr(products, "TORCH_PRODUCTS", 1 if with_torch else 10**18)
+    assert files(depth=1) == before
+
+
+def test_a_block_that_fails_in_its_thread_fails_the_run_with_its_words(own_flow, small_blocks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, *_: object) -> int:
+        raise OSError(28, "No space left on device", str(path))
+
+    before = own_flow.store.need("scores/rds/adding")
+    monkeypatch.setattr(products, "_num_cores", lambda: 2)
+    monkeypatch.setattr(products, "TORCH_PRODUCTS", 1)
+    monkeypatch.setattr(score_stage, "write_parquet", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        score_again(own_flow, depth=5)
+    assert own_flow.store.need("scores/rds/adding") == before
 
 
 # ---- only what is new --------------------------------------------------------------------------------------------------------------------------------

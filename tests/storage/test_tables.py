@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from rds_dagster import schema
 from rds_dagster.errors import StateError
 from rds_dagster.fingerprint import ID_DTYPE
+from rds_dagster.storage.ids import id_array, id_column, positions_in
 from rds_dagster.storage.layout import Layout
 from rds_dagster.storage.manifest import Counts, Manifest
-from rds_dagster.storage.tables import TableStore, id_array, id_column, make_recipe, positions_in, stream_parquet, write_parquet
+from rds_dagster.storage.tables import TableStore, make_recipe, stream_parquet, write_parquet
 
 raw_ids = st.lists(st.binary(min_size=16, max_size=16), max_size=12)
 KILLED_STAGE = """
@@ -104,6 +105,17 @@ def test_a_pool_that_is_no_longer_united_has_no_manifest(store):
     assert store.manifest("unique/b") is None
 
 
+def test_a_joint_manifest_is_read_anew_when_it_changed(store):
+    other = TableStore(store.layout)
+    for fingerprint in ("first", "second", "third"):
+        other.commit([make(other, "unique/a", fingerprint, "x"), make(other, "unique/b", fingerprint, "y")])
+        assert {store.need(key).fingerprint for key in ("unique/a", "unique/b")} == {fingerprint}
+    other.forget("unique/a")
+    assert store.manifest("unique/a") is None and store.need("unique/b").fingerprint == "third"
+    other.forget("unique/b")
+    assert store.manifest("unique/b") is None
+
+
 def test_assets_of_two_manifest_files_are_never_committed_together(store):
     with pytest.raises(ValueError, match="too many values"):
         store.commit([make(store, "clean/a", "first", "x"), make(store, "clean/b", "first", "y")])
@@ -159,6 +171,17 @@ def test_equal_rows_give_equal_bytes_and_streamed_ones_the_same_rows(tmp_path):
     assert write_parquet(tmp_path / "3", iter(table.cast(schema.UNIQUE).to_batches(max_chunksize=2)), schema.UNIQUE) == 6
     assert pq.read_table(tmp_path / "3") == pq.read_table(tmp_path / "1")
     assert pa.Table.from_batches(stream_parquet(tmp_path / "3", ["source"], batch_rows=4)).column("source").to_pylist() == list("abcdef")
+
+
+@pytest.mark.parametrize("chunk", [1024, 4096])
+def test_the_chunks_of_a_large_row_group_leave_no_trace(tmp_path, chunk):
+    whole = pa.table({"id": [number.to_bytes(16, "big") for number in range(5000)], "source": [f"s{number % 77}" for number in range(5000)]}).cast(
+        schema.UNIQUE
+    )
+    chunked = pa.concat_tables([whole.slice(start, chunk) for start in range(0, 5000, chunk)])
+    assert write_parquet(tmp_path / "whole", whole.to_batches(), schema.UNIQUE) == write_parquet(tmp_path / "chunked", [chunked], schema.UNIQUE) == 5000
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "chunked").read_bytes()
+    assert pq.read_metadata(tmp_path / "chunked").num_row_groups == 1
 
 
 def test_a_table_of_other_columns_is_refused(tmp_path):

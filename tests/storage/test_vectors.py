@@ -7,8 +7,8 @@ import pytest
 
 from rds_dagster.errors import BusyError, StateError
 from rds_dagster.fingerprint import ID_DTYPE, content_digest
+from rds_dagster.storage.ids import id_array
 from rds_dagster.storage.layout import Layout
-from rds_dagster.storage.tables import id_array
 from rds_dagster.storage.vectors import VectorStore, remove_dropped, stored_tables, vector_array
 
 DIMS = 4
@@ -119,10 +119,11 @@ def test_wide_vectors_of_uneven_chunks_come_back_in_order(tmp_path):
     for start, end in pairwise((0, 300, 301, 590, 700)):
         store.append(made_ids(start, end), vectors[start:end], np.ones(end - start, np.int32), "cpu")
     for start, rows in ((0, None), (0, 700), (100, 550), (256, 256), (299, 2), (650, 400)):
-        batches = list(store.stream(["id", "vector"], start=start, rows=rows))
         end = 700 if rows is None else start + rows
-        assert (np.concatenate([id_array(batch.column("id")) for batch in batches]) == made_ids(0, 700)[start:end]).all()
-        assert (np.concatenate([vector_array(batch.column("vector"), 4096) for batch in batches]) == vectors[start:end]).all()
+        for slice_bytes in (None, 2**20, 2**30):
+            batches = list(store.stream(["id", "vector"], start=start, rows=rows, slice_bytes=slice_bytes))
+            assert (np.concatenate([id_array(batch.column("id")) for batch in batches]) == made_ids(0, 700)[start:end]).all()
+            assert (np.concatenate([vector_array(batch.column("vector"), 4096) for batch in batches]) == vectors[start:end]).all()
 
 
 @pytest.mark.parametrize(("start", "rows"), [(0, 5), (3, 4), (7, 1), (3, None), (9, 10), (0, 0), (10, 5), (0, 10)])
