@@ -1,5 +1,6 @@
 # make demo    from nothing to a mixture and a report        make test   the tests
 # make check   format, lint, types, imports, definitions     make slow   the longer tests; make soak: random cases by the hundred
+# make bench   ratios to the limits of the machine, held to benchmarks/ratios.json; DATA=<folder> as benchmarks/real/README.md has it
 # make clean   remove .venv and the demo's state
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,7 +9,7 @@ export GX_ANALYTICS_ENABLED := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: demo test check format slow soak clean install
+.PHONY: demo test check format slow soak bench clean install
 
 demo: .venv/.installed
 	$(BIN)/rds demo
@@ -28,6 +29,20 @@ check: .venv/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/dg check defs
+
+DATA ?= $(RDS_REAL_DATA)
+bench: .venv/.installed
+	@test -d "$(DATA)/pool" || { echo "DATA is '$(DATA)'; expected a folder with pool/ and tasks/: make bench DATA=<folder>"; exit 2; }
+	rm -rf .bench
+	$(BIN)/python -m benchmarks.embedding --data $(DATA) --models tiny minilm --texts 1000 --json .bench/embedding.json
+	$(BIN)/python -m benchmarks.scoring --work .bench/scoring --examples 1000000 --json .bench/scoring.json
+	$(BIN)/python -m benchmarks.selection --examples 1000000 --json .bench/selection.json
+	$(BIN)/python -m benchmarks.reading --data $(DATA) --json .bench/reading.json
+	$(BIN)/python -m benchmarks.memory --json .bench/memory.json
+	$(BIN)/python -m benchmarks.disk --data $(DATA) --json .bench/disk.json
+	$(BIN)/python -m benchmarks.overhead --json .bench/overhead.json
+	$(BIN)/python -m benchmarks.growth --data $(DATA) --work .bench/growth --share 0.05 --json .bench/growth.json
+	$(BIN)/python -m benchmarks.check_ratios .bench/*.json
 
 format: .venv/.installed
 	$(BIN)/ruff format

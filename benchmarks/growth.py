@@ -1,6 +1,6 @@
 """What a refresh costs: a cold run on real pools, then one per cent more rows spread over two pools, then a run with nothing to do.
 
-    python benchmarks/growth.py --data DIR --work DIR [--share 1.0]
+    python -m benchmarks.growth --data DIR --work DIR [--share 1.0] [--json FILE]
 
 ``--data`` holds ``pool/<source>.jsonl.zst`` and ``tasks/<task>.jsonl.zst``; ``--work`` gets a project with its state (a few GB; removed first). Each run
 is `rds run` in a process of its own, as a user starts it. Printed: wall-clock of the three and their ratio, tokens embedded beside the tokens of the new
@@ -17,12 +17,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 import zstandard
 
+from benchmarks.figures import Figures
 from benchmarks.instances import write_instance
 
 POOLS = (
@@ -57,7 +58,7 @@ class Ran:
 def make_project(data: Path, folder: Path, share: float) -> dict[str, list[bytes]]:
     """A project of POOLS without the rows that come later; returns those, by pool. ``share``: of each pool, the first so much."""
     subprocess.run([RDS, "init", str(folder)], check=True, capture_output=True)
-    lines = {pool: _lines(data / "pool" / f"{pool}.jsonl.zst", share) for pool in POOLS}
+    lines = {pool: read_lines(data / "pool" / f"{pool}.jsonl.zst", share) for pool in POOLS}
     later_rows = round(sum(map(len, lines.values())) * GROWTH / len(GROWING))
     later = {pool: lines[pool][:: len(lines[pool]) // later_rows][:later_rows] for pool in GROWING}  # spread over the pool: its ends are not like the rest
     for pool in POOLS:
@@ -76,6 +77,13 @@ def write_lines(path: Path, lines: list[bytes]) -> None:
     """One zstd-compressed file of JSON Lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(zstandard.ZstdCompressor().compress(b"".join(lines)))
+
+
+def read_lines(path: Path, share: float = 1.0) -> list[bytes]:
+    """The lines of a zstd-compressed file, the first ``share`` of them."""
+    with path.open("rb") as stream, zstandard.ZstdDecompressor().stream_reader(stream) as plain:
+        lines = plain.read().splitlines(keepends=True)
+    return lines[: round(len(lines) * share)]
 
 
 def run(folder: Path) -> Ran:
@@ -122,7 +130,7 @@ def new_tokens(folder: Path, later: dict[str, list[bytes]]) -> tuple[int, int]:
     store = TableStore(Layout.of_project(folder))
     known: set[bytes] = set()
     for pool in POOLS:
-        for line in _lines(folder / "data" / pool / FIRST_FILE, 1.0):
+        for line in read_lines(folder / "data" / pool / FIRST_FILE):
             known.add(duplicate_key(json.loads(line)["messages"]))
     fresh = {}
     for pool, rows in later.items():
@@ -143,7 +151,7 @@ def _recorded(folder: Path, runs: set[str]) -> tuple[dict[str, float], int]:
     from rds_dagster.runs.instance import open_instance
     from rds_dagster.storage.layout import Layout
 
-    stage_s: Counter[str] = Counter()
+    stage_s: defaultdict[str, float] = defaultdict(float)
     tokens = 0
     with open_instance(Layout.of_project(folder)) as instance:
         for run_id in runs:
@@ -167,17 +175,12 @@ def _run_ids(folder: Path) -> set[str]:
         return {run.run_id for run in instance.get_runs()}
 
 
-def _lines(path: Path, share: float) -> list[bytes]:
-    with path.open("rb") as stream, zstandard.ZstdDecompressor().stream_reader(stream) as plain:
-        lines = plain.read().splitlines(keepends=True)
-    return lines[: round(len(lines) * share)]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with pool/ and tasks/")
     parser.add_argument("--work", type=Path, required=True, help="folder for the project and its state; what is in it is removed")
     parser.add_argument("--share", type=float, default=1.0, help="of each pool, the first so much; for trying the script")
+    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     said = parser.parse_args()
     folder = said.work / "project"
     shutil.rmtree(folder, ignore_errors=True)
@@ -187,16 +190,20 @@ def main() -> None:
         write_lines(folder / "data" / pool / LATER_FILE, rows)
     refresh, idle = run(folder), run(folder)
     fresh, tokens = new_tokens(folder, later)
-    print(f"conversations in the cold run: {sum(len(_lines(folder / 'data' / pool / FIRST_FILE, 1.0)) for pool in POOLS):,} in {len(POOLS)} pools")
-    print(f"start-up of Python, Dagster, Great Expectations and the definitions: {start_up_s(folder):.1f} s, a part of each figure below")
-    print(f"imports of PyTorch, transformers and LanceDB: {libraries_s():.1f} s, a part of cold and refresh")
+    figures = Figures("growth")
+    print(f"conversations in the cold run: {sum(len(read_lines(folder / 'data' / pool / FIRST_FILE)) for pool in POOLS):,} in {len(POOLS)} pools")
+    figures.figure("start-up of Python, Dagster, Great Expectations and the definitions, a part of each figure below", [start_up_s(folder)], "s")
+    figures.figure("imports of PyTorch, transformers and LanceDB, a part of cold and refresh", [libraries_s()], "s")
     for name, ran in (("cold", cold), ("refresh", refresh), ("nothing to do", idle)):
-        print(f"{name}: {ran.wall_s:,.1f} s in {ran.runs} Dagster runs, {ran.tokens:,} tokens embedded")
+        figures.figure(name, [ran.wall_s], "s")
+        print(f"{name}: {ran.runs} Dagster runs, {ran.tokens:,} tokens embedded")
     print(f"new rows: {sum(map(len, later.values())):,}, of them new unique examples: {fresh:,} of {tokens:,} tokens")
-    print(f"refresh / cold: {refresh.wall_s / cold.wall_s:.1%}")
+    figures.ratio("refresh / cold", [refresh.wall_s], [cold.wall_s], "lower")
+    figures.ratio("tokens embedded by the refresh / tokens of the new unique examples", [refresh.tokens], [tokens], "lower")
     print("\n| stage | cold, s | refresh, s | nothing to do, s |\n|---|---:|---:|---:|")
     for stage in dict.fromkeys([*cold.stage_s, *refresh.stage_s]):
         print(f"| {stage} | {cold.stage_s.get(stage, 0):,.1f} | {refresh.stage_s.get(stage, 0):,.1f} | {idle.stage_s.get(stage, 0):,.1f} |")
+    figures.write(said.json)
 
 
 if __name__ == "__main__":

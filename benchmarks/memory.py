@@ -1,16 +1,24 @@
-"""Peak memory of scoring and selection at two pool sizes: each stage in a process of its own, over a real LanceDB table of random vectors.
+"""Peak memory of each stage against pool size: each in a process of its own, on a state that the stages before it left.
 
-    python benchmarks/memory.py [--sizes 50000 500000] [--dims 384]
+    python -m benchmarks.memory [--sizes 50000 500000] [--stages texts embedding vectors] [--dims 384] [--json FILE]
+    python -m benchmarks.memory --real DIR [--stages texts embedding]
 
-Prints one line a figure: stage, examples, peak MiB; then bytes an example, which is the growth of the peak between the two sizes. The budget is the
-same at both, since what a mixture holds grows with its budget, not with the pool.
+``texts`` reads and cleans one pool of short conversations in JSON Lines (one in 16 repeats an earlier one) and deduplicates it, without and with a sample.
+``embedding`` goes on from there with a real but minimal encoder (one layer of random weights behind the shipped tokenizer), so that the bookkeeping shows
+and not the model: first nothing is stored, then all of it. ``vectors`` scores and selects over a LanceDB table of random vectors of ``--dims`` numbers; the
+budget is the same at all sizes, since what a mixture holds grows with its budget and not with the pool.
+
+Prints one line a figure: stage, examples, peak MiB; then bytes an example, which is the growth of the peak from the smallest to the largest size, and its
+ratio to the limit of 100. ``--real`` takes all records of DIR/pool (files of any known ending) as one pool, and prints the peaks beside the limit of 3 GiB.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,14 +28,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.figures import Figures
 from rds_dagster import schema
 from rds_dagster.embeddings.embed_queries import query_schema
 from rds_dagster.fingerprint import ID_DTYPE, fingerprint, ids_fingerprint
 from rds_dagster.mixtures.settings import MixtureSettings
 from rds_dagster.scores.settings import ScoreSettings
+from rds_dagster.storage.ids import id_column
 from rds_dagster.storage.layout import Layout
 from rds_dagster.storage.manifest import Counts, Manifest
-from rds_dagster.storage.tables import TableStore, id_column
+from rds_dagster.storage.tables import TableStore
 from rds_dagster.storage.vectors import VectorStore
 
 ENCODER = fingerprint("random vectors")
@@ -37,6 +47,19 @@ NUM_QUERIES = 50
 BUDGET = 5_000
 CHUNK = 4_096
 SOURCES = 6
+LIMIT_BYTES = 100  # an example
+REAL_LIMIT_MIB = 3 * 2**10  # of all real records
+TEXT_POOL = "texts"
+REPEATS = 16  # one conversation in so many stands at an earlier line too
+KINDS = ("texts", "embedding", "vectors")
+
+TEXT_STAGES = {
+    "clean": "reading and cleaning",
+    "unique": "deduplication",
+    "unique_sampled": "deduplication, then a sample of a number",
+    "embed": "embedding, nothing stored before",
+    "embed_again": "embedding, all stored before",
+}
 
 MIXTURES = {
     "multi-task round robin": MixtureSettings("tasks", BUDGET),
@@ -50,13 +73,25 @@ MIXTURES = {
 }
 
 
-def measure(home: Path, size: int, dims: int) -> dict[str, float]:
-    """Peak MiB of each stage at one pool size; makes the stored state in ``home`` first."""
-    run("build", home, str(size), str(dims))
-    peaks = {"scoring": run("score", home)}
-    for name in MIXTURES:
-        peaks[name] = run(name, home)
-    return peaks
+def measure(home: Path, size: int, dims: int, kinds: list[str], real: Path | None) -> Iterator[tuple[str, float]]:
+    """Each stage and its peak MiB at one pool size, or on the real records; makes the stored state in ``home`` on the way."""
+    if {"texts", "embedding"} & {*kinds}:
+        data = home / "data"
+        if real is None:
+            run("build_texts", home, str(data), str(size))
+        else:
+            data = real / "pool"
+        for stage in ("clean", "unique_sampled", "unique"):  # the last so that the whole is embedded
+            yield TEXT_STAGES[stage], run(stage, home, str(data))
+        if "embedding" in kinds:
+            run("build_encoder", home)
+            for stage in ("embed", "embed_again"):
+                yield TEXT_STAGES[stage], run(stage, home, str(data))
+    if "vectors" in kinds:
+        run("build", home, str(size), str(dims))
+        yield "scoring", run("score", home)
+        for name in MIXTURES:
+            yield name, run(name, home)
 
 
 def bytes_an_example(small: dict[str, float], large: dict[str, float], sizes: tuple[int, int]) -> dict[str, float]:
@@ -66,11 +101,42 @@ def bytes_an_example(small: dict[str, float], large: dict[str, float], sizes: tu
 
 def run(stage: str, home: Path, *more: str) -> float:
     """Run one stage in a fresh process; its peak memory in MiB."""
-    done = subprocess.run([sys.executable, __file__, "--stage", stage, str(home), *more], capture_output=True, text=True)
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-m", "benchmarks.memory", "--stage", stage, str(home), *more]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
     if done.returncode:
         raise RuntimeError(f"stage {stage!r} failed:\n{done.stderr}")
-    peak: float = json.loads(done.stdout)
+    peak: float = json.loads(done.stdout.splitlines()[-1])
     return peak
+
+
+def build_texts(data: Path, size: int) -> None:
+    """One file of ``size`` conversations of two short turns with ids and sources, of which size / REPEATS repeat an earlier one."""
+    data.mkdir(parents=True)
+    with (data / "part-0.jsonl").open("w") as file:
+        for number in range(size):
+            told = number - REPEATS // 2 if number % REPEATS == REPEATS - 1 else number
+            turns = [{"role": "user", "content": f"What is {told * 7919 % 10**9}?"}, {"role": "assistant", "content": f"It is {told}."}]
+            file.write(json.dumps({"id": f"row-{number}", "source": f"source {number % SOURCES}", "messages": turns}) + "\n")
+
+
+def build_encoder(folder: Path) -> None:
+    """A Llama of one layer and hidden size 32 with random weights, and the shipped tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from rds_dagster.embeddings.identity import TINY_FOLDER
+
+    torch.manual_seed(0)
+    shipped = LlamaConfig.from_pretrained(TINY_FOLDER)
+    config = LlamaConfig(
+        vocab_size=shipped.vocab_size, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=shipped.max_position_embeddings, bos_token_id=shipped.bos_token_id, eos_token_id=shipped.eos_token_id,
+        pad_token_id=shipped.pad_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    for path in TINY_FOLDER.glob("*token*"):
+        shutil.copy(path, folder)
 
 
 def build(home: Path, size: int, dims: int) -> None:
@@ -145,7 +211,8 @@ def _build_queries(store: TableStore, task: str, rng: np.random.Generator, dims:
 
 def _unit(rng: np.random.Generator, rows: int, dims: int) -> np.ndarray:
     vectors = rng.standard_normal((rows, dims), np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
 
 
 def _same(text: str, rows: int) -> pa.Array:
@@ -161,6 +228,12 @@ def stage_peak(stage: str, home: Path, more: list[str]) -> float:
     store = TableStore(Layout(home))
     if stage == "build":
         build(home, int(more[0]), int(more[1]))
+    elif stage == "build_texts":
+        build_texts(Path(more[0]), int(more[1]))
+    elif stage == "build_encoder":
+        build_encoder(home / "encoder")
+    elif stage in TEXT_STAGES:
+        do_text_stage(store, stage, more[0])
     elif stage == "score":
         score_tasks(store, TASKS, POOLS, owned_ids(store, POOLS), ScoreSettings())
     else:
@@ -168,23 +241,73 @@ def stage_peak(stage: str, home: Path, more: list[str]) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
+def do_text_stage(store: TableStore, stage: str, data: str) -> None:
+    """Reading and cleaning, deduplication, or embedding of the pool at ``data``."""
+    from rds_dagster.cleaning.clean import clean_pool
+    from rds_dagster.cleaning.settings import CleaningSettings
+    from rds_dagster.cleaning.unique import unify_pools
+    from rds_dagster.embeddings.embed_pools import embed_pools
+    from rds_dagster.embeddings.register import register_encoder
+    from rds_dagster.embeddings.settings import EncoderSettings
+    from rds_dagster.pools.look import record_pool
+    from rds_dagster.pools.settings import PoolSettings
+
+    pool = PoolSettings(TEXT_POOL, data)
+    if stage == "clean":
+        record_pool(store, pool, root=Path("/"))
+        clean_pool(store, pool, CleaningSettings(), root=Path("/"))
+    elif stage == "unique":
+        unify_pools(store, [pool])
+    elif stage == "unique_sampled":
+        unify_pools(store, [PoolSettings(TEXT_POOL, data, sample=store.need(f"clean/{TEXT_POOL}").counts.kept // 2)])
+    else:
+        settings = EncoderSettings("minimal", str(store.layout.home / "encoder"))
+        _, identity = register_encoder(store, settings)
+        embed_pools(store, identity, settings.name, [TEXT_POOL])
+
+
+def measure_real(figures: Figures, real: Path, kinds: list[str]) -> None:
+    """Peak of each stage on all real records."""
+    with tempfile.TemporaryDirectory() as home:
+        for stage, peak in measure(Path(home), 0, 0, [kind for kind in kinds if kind != "vectors"], real):
+            figures.figure(f"{stage}, all real records", [peak], "MiB")
+            figures.ratio(f"{stage}, all real records / limit of 3 GiB", [peak], [REAL_LIMIT_MIB], "lower")
+
+
+def measure_growth(figures: Figures, sizes: list[int], dims: int, kinds: list[str]) -> None:
+    """Peak of each stage at each size, and what an example adds."""
+    found: list[dict[str, float]] = []
+    for size in sizes:
+        found.append({})
+        with tempfile.TemporaryDirectory() as home:
+            for stage, peak in measure(Path(home), size, dims, kinds, None):
+                figures.figure(f"{stage}, {size:,} examples", [peak], "MiB")
+                found[-1][stage] = peak
+    grown = bytes_an_example(found[0], found[-1], (sizes[0], sizes[-1])) if len(sizes) > 1 else {}
+    for stage, growth in grown.items():
+        figures.figure(stage, [growth], "bytes an example")
+    for stage, growth in grown.items():
+        figures.ratio(f"{stage} / limit of {LIMIT_BYTES} bytes", [growth], [LIMIT_BYTES], "lower")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs=2, default=(50_000, 500_000), help="pool sizes, in examples")
-    parser.add_argument("--dims", type=int, default=384, help="hidden size of the vectors")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[50_000, 500_000], help="pool sizes, in examples, the smallest first")
+    parser.add_argument("--stages", nargs="+", choices=KINDS, default=list(KINDS), help="what to measure")
+    parser.add_argument("--dims", type=int, default=384, help="hidden size of the random vectors")
+    parser.add_argument("--real", type=Path, help="a folder whose `pool` holds real records; measured instead of made ones")
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
     parser.add_argument("--stage", nargs="+", help=argparse.SUPPRESS)
     said = parser.parse_args()
     if said.stage:
         print(json.dumps(stage_peak(said.stage[0], Path(said.stage[1]), said.stage[2:])))
         return
-    found = []
-    for size in said.sizes:
-        with tempfile.TemporaryDirectory() as home:
-            found.append(measure(Path(home), size, said.dims))
-        for stage, peak in found[-1].items():
-            print(f"{stage}, {size:,} examples: {peak:,.0f} MiB", flush=True)
-    for stage, growth in bytes_an_example(found[0], found[1], (said.sizes[0], said.sizes[1])).items():
-        print(f"{stage}: {growth:.0f} bytes an example")
+    figures = Figures("memory")
+    if said.real:
+        measure_real(figures, said.real.resolve(), said.stages)
+    else:
+        measure_growth(figures, said.sizes, said.dims, said.stages)
+    figures.write(said.json)
 
 
 if __name__ == "__main__":
