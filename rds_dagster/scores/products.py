@@ -1,7 +1,7 @@
 """What scoring multiplies: float32 products of all pairs to find out which matter, and exact float64 sums of those that do.
 
 Nothing that is stored depends on the bits of the float32 products, only on their distance from the exact cosines staying under ``product_error``; so
-whichever of the two classes is at hand may make them, and small work goes without loading torch.
+whichever class is at hand may make them, and small work goes without loading torch.
 
 Letters: N rows, M queries, D hidden size, P pairs.
 """
@@ -105,10 +105,11 @@ class TorchProducts:
 
     @staticmethod
     def is_there() -> bool:
-        """Whether this build of torch has oneDNN."""
+        """Whether this build of torch has oneDNN, and nobody let it take float32 for less than it is (``product_error`` would not hold)."""
         import torch
 
-        return bool(torch._C._has_mkldnn) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        has_onednn = bool(torch._C._has_mkldnn) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        return has_onednn and torch.get_float32_matmul_precision() == "highest"
 
     @contextmanager
     def threads(self, count: int) -> Iterator[Executor]:
@@ -140,9 +141,34 @@ class TorchProducts:
         return sums
 
 
+class GpuProducts(TorchProducts):
+    """All pairs on ``device`` (torch's name), the rest as before. Not measured: no GPU was at hand."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self._device = device
+
+    @staticmethod
+    def is_there() -> bool:
+        """Whether torch sees a GPU that keeps to float32."""
+        import torch
+
+        return torch.cuda.is_available() and torch.get_float32_matmul_precision() == "highest"
+
+    def all_pairs(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """See ``Products``."""
+        left, right = (self._torch.from_numpy(side).to(self._device) for side in (queries, rows))
+        product: np.ndarray = (left @ right.T).cpu().numpy()
+        return product
+
+
 def products_for(multiply_adds: int) -> Products:
     """What is quickest for so many products in one process."""
-    return TorchProducts() if multiply_adds >= TORCH_PRODUCTS and TorchProducts.is_there() else NumpyProducts()
+    if multiply_adds < TORCH_PRODUCTS:
+        return NumpyProducts()
+    if GpuProducts.is_there():
+        return GpuProducts("cuda")
+    return TorchProducts() if TorchProducts.is_there() else NumpyProducts()
 
 
 def _num_cores() -> int:

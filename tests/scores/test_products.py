@@ -1,6 +1,7 @@
 """The float32 products stay within their stated error, the chosen pairs are exact, and torch is left as it was found."""
 
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,10 +9,10 @@ import torch
 
 from rds_dagster.embeddings.unit_grid import GRID, grid_rows
 from rds_dagster.scores import products as module
-from rds_dagster.scores.products import NumpyProducts, Products, TorchProducts, product_error, products_for
+from rds_dagster.scores.products import GpuProducts, NumpyProducts, Products, TorchProducts, product_error, products_for
 
 
-@pytest.fixture(params=[NumpyProducts, TorchProducts])
+@pytest.fixture(params=[NumpyProducts, TorchProducts, partial(GpuProducts, "cpu")], ids=["numpy", "torch", "gpu"])
 def products(request: pytest.FixtureRequest) -> Products:
     return request.param()
 
@@ -84,6 +85,15 @@ def test_small_work_goes_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_large_work_goes_to_torch_where_it_has_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GpuProducts, "is_there", staticmethod(lambda: False))
     for is_there, expected in ((True, TorchProducts), (False, NumpyProducts)):
         monkeypatch.setattr(TorchProducts, "is_there", staticmethod(lambda is_there=is_there: is_there))
         assert isinstance(products_for(module.TORCH_PRODUCTS), expected)
+
+
+def test_a_torch_that_may_take_float32_for_less_is_not_used() -> None:
+    try:
+        torch.set_float32_matmul_precision("medium")
+        assert type(products_for(module.TORCH_PRODUCTS)) is NumpyProducts
+    finally:
+        torch.set_float32_matmul_precision("highest")
