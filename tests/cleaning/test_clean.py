@@ -15,6 +15,7 @@ from rds_dagster.errors import InputError, StateError
 from rds_dagster.fingerprint import content_digest, file_digest, fingerprint
 from rds_dagster.pools.settings import PoolSettings
 from rds_dagster.schema import duplicate_key, example_id
+from rds_dagster.storage import reorder
 from rds_dagster.storage import tables as tables_module
 from rds_dagster.storage.tables import write_parquet
 
@@ -256,7 +257,7 @@ def test_what_is_written_in_parts_is_byte_for_byte_the_whole_table(tmp_path_fact
     for file, records in files.items():
         folder.write(f"data/{file}", *records, *([] if records else [b" "]))  # all files empty would be refused
     with pytest.MonkeyPatch.context() as patch:
-        for module in (clean_module, places_module, tables_module):
+        for module in (clean_module, places_module, reorder, tables_module):
             patch.setattr(module, "GROUP_ROWS", group)
         made = folder.clean(POOL)
         tables = whole_tables(files)

@@ -149,7 +149,7 @@ def test_files_are_the_same_by_whatever_products_and_in_however_many_threads(
 
 
 def test_a_block_that_fails_in_its_thread_fails_the_run_with_its_words(own_flow, small_blocks: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, *_: object) -> int:
+    def full(path: Path, *_: object, plain: tuple[str, ...]) -> int:
         raise OSError(28, "No space left on device", str(path))
 
     before = own_flow.store.need("scores/rds/adding")
