@@ -96,7 +96,7 @@ def _choose_by_tasks(store: TableStore, settings: MixtureSettings, candidates: C
 
 @dataclass(frozen=True, eq=False)
 class _ScoreTable:
-    """A task's scores, as stored; rows (N,) int64: where each candidate stands in it."""
+    """A task's scores, as stored; rows (N,) uint32: where each candidate stands in it."""
 
     manifest: Manifest
     rows: np.ndarray
@@ -116,16 +116,16 @@ def _score_tables(store: TableStore, ids: np.ndarray, tasks: Sequence[str]) -> l
 
 
 def _rows_of(store: TableStore, manifest: Manifest, ids: np.ndarray) -> np.ndarray:
-    """Where the candidates (N,) S16 stand in a score table, (N,) int64; raises StateError if one is not there."""
+    """Where the candidates (N,) S16 stand in a score table, (N,) uint32; raises StateError if one is not there."""
     stored = store.ids(manifest, "scores")
     order = id_order(stored)
     stored = take_ids(stored, order)
     if np.array_equal(stored, ids):
-        return order
+        return order.astype(np.uint32)
     places, is_there = SortedIds(stored).places(ids)
     if not is_there.all():
         raise StateError(f"{manifest.key} scores {int(is_there.sum()):,} of {len(ids):,} candidates; run `rds run '{manifest.key}'` to score the others")
-    rows: np.ndarray = order[places]
+    rows: np.ndarray = order[places].astype(np.uint32)
     return rows
 
 

@@ -32,6 +32,7 @@ from rds_dagster.scores.score_tasks import score_key
 from rds_dagster.storage.atomic import write_text
 from rds_dagster.storage.ids import SortedIds, id_array, id_column, id_order, take_ids
 from rds_dagster.storage.manifest import Counts, Manifest, TableFile, dump_manifests
+from rds_dagster.storage.memory import release_unused
 from rds_dagster.storage.tables import TableStore, make_recipe, write_parquet
 
 CODE = 2  # raise when the bytes of a version would change
@@ -60,7 +61,9 @@ def make_mixture(store: TableStore, settings: MixtureSettings, all_pools: Sequen
     if current := store.reusable(f"mixtures/{settings.name}", recipe):
         return MadeMixture(current, 0, reused=True)
     candidates = read_candidates(store, pools)
+    release_unused()
     choice = choose(store, settings, candidates, tasks)
+    release_unused()
     queries = _used_queries(store, choice)
     version = version_fingerprint(settings, candidates, choice, queries)
     folder = store.layout.mixtures / settings.name / version
