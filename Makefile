@@ -34,11 +34,12 @@ DATA ?= $(RDS_REAL_DATA)
 bench: .venv/.installed
 	@test -d "$(DATA)/pool" || { echo "DATA is '$(DATA)'; expected a folder with pool/ and tasks/: make bench DATA=<folder>"; exit 2; }
 	rm -rf .bench
-	$(BIN)/python -m benchmarks.embedding --data $(DATA) --models tiny minilm --texts 1000 --json .bench/embedding.json
+	$(BIN)/python -m benchmarks.embedding --data $(DATA) --models tiny --texts 1000 --json .bench/embedding_tiny.json
+	$(BIN)/python -m benchmarks.embedding --data $(DATA) --models minilm --texts 1000 --limits-only --json .bench/embedding_minilm.json
 	$(BIN)/python -m benchmarks.scoring --work .bench/scoring --examples 1000000 --json .bench/scoring.json
 	$(BIN)/python -m benchmarks.selection --examples 1000000 --json .bench/selection.json
 	$(BIN)/python -m benchmarks.reading --data $(DATA) --json .bench/reading.json
-	$(BIN)/python -m benchmarks.memory --json .bench/memory.json
+	$(BIN)/python -m benchmarks.memory --stages texts vectors --sizes 200000 1000000 --json .bench/memory.json
 	$(BIN)/python -m benchmarks.disk --data $(DATA) --json .bench/disk.json
 	$(BIN)/python -m benchmarks.overhead --json .bench/overhead.json
 	$(BIN)/python -m benchmarks.growth --data $(DATA) --work .bench/growth --share 0.05 --json .bench/growth.json

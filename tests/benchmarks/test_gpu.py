@@ -40,6 +40,7 @@ def test_both_ways_run_and_every_example_is_in_a_batch_once():
     assert run_batches(runner, batches) > 0 and run_one_by_one(model, lengths[:2], "cpu") > 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
 def test_without_a_gpu_it_says_so_in_one_line():
     said = subprocess.run([sys.executable, "-m", "benchmarks.gpu"], capture_output=True, text=True)

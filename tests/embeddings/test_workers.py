@@ -28,6 +28,7 @@ def batches(count):
         yield Batch(np.array([number]), np.full((1, 16), number, np.int32), np.array([16], np.int32))
 
 
+@pytest.mark.slow
 def test_two_processes_give_every_row_once_with_the_bits_of_one(tiny_llama_folder):
     texts = [f"{number} is the sum of {' and '.join('12' * (number % 9))}" for number in range(SLAB_TEXTS + 300)]
     expected = load_encoder(settings(tiny_llama_folder)).encode(texts)
@@ -39,6 +40,7 @@ def test_two_processes_give_every_row_once_with_the_bits_of_one(tiny_llama_folde
     assert encoder.made_on == load_encoder(settings(tiny_llama_folder)).made_on
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_is_named_and_the_others_end(tiny_llama_folder):
     words = r"the process that embeds on cpu ended with exit code -9 \(killed, perhaps for want of memory\) before its work was done"
     with pytest.raises(StateError, match=words), Workers(describe_encoder(settings(tiny_llama_folder)), TWO, 2) as workers:
