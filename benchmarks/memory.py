@@ -29,8 +29,8 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.figures import Figures
+from benchmarks.synthetic import ENCODER, lay_queries, random_units
 from rds_dagster import schema
-from rds_dagster.embeddings.embed_queries import query_schema
 from rds_dagster.fingerprint import ID_DTYPE, fingerprint, ids_fingerprint
 from rds_dagster.mixtures.settings import MixtureSettings
 from rds_dagster.scores.settings import ScoreSettings
@@ -40,7 +40,6 @@ from rds_dagster.storage.manifest import Counts, Manifest
 from rds_dagster.storage.tables import TableStore
 from rds_dagster.storage.vectors import VectorStore
 
-ENCODER = fingerprint("random vectors")
 POOLS = ("one", "two", "three")
 TASKS = tuple(f"task{number}" for number in range(7))  # as many as the paper has (arXiv 2503.01807)
 NUM_QUERIES = 50
@@ -151,9 +150,9 @@ def build(home: Path, size: int, dims: int) -> None:
     with vectors.writing():
         for start in range(0, len(ids), CHUNK):
             chunk = ids[start : start + CHUNK]
-            vectors.append(chunk, _unit(rng, len(chunk), dims).astype(np.float16), np.full(len(chunk), 9, np.int32), "random")
+            vectors.append(chunk, random_units(rng, len(chunk), dims).astype(np.float16), np.full(len(chunk), 9, np.int32), "random")
     for task in TASKS:
-        _build_queries(store, task, rng, dims)
+        lay_queries(store, task, random_units(rng, NUM_QUERIES, dims))
 
 
 def _build_pool(store: TableStore, pool: str, ids: np.ndarray, dims: int) -> Iterator[Manifest]:
@@ -175,7 +174,7 @@ def _build_pool(store: TableStore, pool: str, ids: np.ndarray, dims: int) -> Ite
             "index": pa.table([column, column, source, two, two, pa.array(np.zeros(rows, np.int32)), pa.array(at)], schema=schema.CLEAN),
             "shard": pa.table([column, column, messages, source, original, line, two, two], schema=schema.SHARD),
         },
-        "provenance": {"places": pa.table([column, _same(pool, rows), _same("file.jsonl", rows), line, original, source], schema=schema.PROVENANCE)},
+        "provenance": {"places": pa.table([column, pa.repeat(pool, rows), pa.repeat("file.jsonl", rows), line, original, source], schema=schema.PROVENANCE)},
         "unique": {"kept": pa.table([column, source], schema=schema.UNIQUE)},
         "embeddings": {},
     }
@@ -186,37 +185,6 @@ def _build_pool(store: TableStore, pool: str, ids: np.ndarray, dims: int) -> Ite
         details = {"encoder": ENCODER, "dims": dims} if group == "embeddings" else {}
         parents = {f"unique/{pool}": unit} if group == "embeddings" else {}
         yield draft.manifest(fingerprint=unit, settings={}, parents=parents, counts=Counts(rows, rows), details=details)
-
-
-def _build_queries(store: TableStore, task: str, rng: np.random.Generator, dims: int) -> None:
-    vectors = _unit(rng, NUM_QUERIES, dims)
-    names = [f"q{number}" for number in range(NUM_QUERIES)]
-    messages = [[{"role": "user", "content": name}, {"role": "assistant", "content": name}] for name in names]
-    table = pa.table(
-        [
-            pa.array(names),
-            pa.array([name.encode().rjust(16) for name in names], schema.ID),
-            pa.array(messages, schema.MESSAGES),
-            pa.array(names),
-            pa.array([9] * NUM_QUERIES, pa.int32()),
-            pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), dims),
-        ],
-        schema=query_schema(dims),
-    )
-    draft = store.draft(f"queries/{task}", fingerprint(task))
-    draft.write("queries", table, table.schema)
-    details = {"encoder": ENCODER, "dims": dims}
-    store.commit([draft.manifest(fingerprint=fingerprint(task), settings={}, parents={}, counts=Counts(NUM_QUERIES, NUM_QUERIES), details=details)])
-
-
-def _unit(rng: np.random.Generator, rows: int, dims: int) -> np.ndarray:
-    vectors = rng.standard_normal((rows, dims), np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors
-
-
-def _same(text: str, rows: int) -> pa.Array:
-    return pa.array([text]).take(pa.array(np.zeros(rows, np.int64)))
 
 
 def stage_peak(stage: str, home: Path, more: list[str]) -> float:

@@ -34,7 +34,7 @@ def build(home: Path, examples: int, dims: int, query_sets: Mapping[str, int] = 
     vectors = VectorStore(store.layout, ENCODER, dims)
     for number, (task, size) in enumerate(query_sets.items()):
         if store.manifest(f"queries/{task}") is None:
-            _lay_queries(store, task, random_units(np.random.default_rng([1, number]), size, dims))
+            lay_queries(store, task, random_units(np.random.default_rng([1, number]), size, dims))
     with vectors.writing():
         for start in range(vectors.num_rows(), examples, CHUNK_ROWS):
             rows = min(CHUNK_ROWS, examples - start)
@@ -58,7 +58,7 @@ def random_units(rng: np.random.Generator, rows: int, dims: int) -> np.ndarray:
 
 def _lay_pool(store: TableStore, ids: np.ndarray, dims: int) -> None:
     unit = fingerprint(POOL, ids_fingerprint(ids))
-    source = pa.array(["random"]).take(pa.array(np.zeros(len(ids), np.int64)))
+    source = pa.repeat("random", len(ids))
     unique = store.draft(f"unique/{POOL}", unit)
     unique.write("kept", pa.table([id_column(ids), source], schema=schema.UNIQUE), schema.UNIQUE)
     counts = Counts(len(ids), len(ids))
@@ -68,7 +68,8 @@ def _lay_pool(store: TableStore, ids: np.ndarray, dims: int) -> None:
     store.commit([embedded.manifest(fingerprint=unit, settings={}, parents={f"unique/{POOL}": unit}, counts=counts, details=details)])
 
 
-def _lay_queries(store: TableStore, task: str, vectors: np.ndarray) -> None:
+def lay_queries(store: TableStore, task: str, vectors: np.ndarray) -> None:
+    """The query set of a task with these vectors (M, D) float32."""
     size, dims = vectors.shape
     names = [f"{task} {number}" for number in range(size)]
     table = pa.table(

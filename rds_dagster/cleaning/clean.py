@@ -176,7 +176,7 @@ def _repeated_rows(made: _Making, places: np.ndarray, lines: np.ndarray) -> pa.R
 @lru_cache(maxsize=8)
 def _constant(text: str, rows: int) -> pa.Array:
     """The same text in every row; kept, so that equal parts of a large row group share it."""
-    return pa.array([text], pa.string()).take(pa.array(np.zeros(rows, np.int64)))
+    return pa.repeat(text, rows)
 
 
 def _write_provenance(made: _Making) -> Manifest:

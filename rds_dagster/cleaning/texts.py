@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from rds_dagster.schema import Message
-from rds_dagster.storage.ids import id_array, positions_in
+from rds_dagster.storage.ids import SortedIds, id_array
 from rds_dagster.storage.manifest import Manifest
 from rds_dagster.storage.tables import TableStore, stream_parquet
 
@@ -17,9 +17,15 @@ BATCH_ROWS = 2048
 
 def stream_conversations(store: TableStore, clean: Manifest, wanted: np.ndarray) -> Iterator[tuple[bytes, list[Message]]]:
     """Id and messages of each wanted example of a clean pool, in stored order; wanted (M,) S16, sorted. Ids not in the pool are passed over."""
-    found, num_found = np.empty(len(wanted), np.int64), 0  # shard * 2**32 + row, so that sorting puts them in stored order
+    for part in stored_texts(store, clean, SortedIds(wanted), BATCH_ROWS):
+        yield from zip(part.column("id").to_pylist(), (tidy(m) for m in part.column("messages").to_pylist()), strict=True)
+
+
+def stored_texts(store: TableStore, clean: Manifest, wanted: SortedIds, batch_rows: int) -> Iterator[pa.RecordBatch]:
+    """The same as batches of the columns ``id`` and ``messages``, each out of ``batch_rows`` rows of a shard."""
+    found, num_found = np.empty(len(wanted.ids), np.int64), 0  # shard * 2**32 + row, so that sorting puts them in stored order
     for batch in store.stream(clean, "index", ["id", "shard", "row"]):
-        is_wanted = positions_in(wanted, id_array(batch.column("id")))[1]
+        is_wanted = wanted.places(id_array(batch.column("id")))[1]
         shards, rows = (batch.column(name).to_numpy()[is_wanted].astype(np.int64) for name in ("shard", "row"))
         found[num_found : num_found + len(rows)] = (shards << 32) + rows
         num_found += len(rows)
@@ -31,11 +37,10 @@ def stream_conversations(store: TableStore, clean: Manifest, wanted: np.ndarray)
         if low == high:
             continue
         places = found[low:high]
-        for batch in stream_parquet(path, ["id", "messages"], BATCH_ROWS):
+        for batch in stream_parquet(path, ["id", "messages"], batch_rows):
             low, high = np.searchsorted(places, [start, start + batch.num_rows])
             if high > low:
-                part = batch.take(pa.array(places[low:high] - start))
-                yield from zip(part.column("id").to_pylist(), (tidy(m) for m in part.column("messages").to_pylist()), strict=True)
+                yield batch.take(pa.array(places[low:high] - start))
             start += batch.num_rows
 
 

@@ -144,7 +144,7 @@ def _groups(rows: np.ndarray) -> Iterator[np.ndarray]:
 
 def _losers(united: _United, rows: np.ndarray) -> pa.RecordBatch:
     keepers = united.keepers[rows]
-    columns = [id_column(united.ids[rows]), _constant(DUPLICATE, len(rows)), id_column(united.ids[keepers]), united.owners(keepers)]
+    columns = [id_column(united.ids[rows]), pa.repeat(DUPLICATE, len(rows)), id_column(united.ids[keepers]), united.owners(keepers)]
     return pa.record_batch(columns, schema=schema.LOSER)
 
 
@@ -159,7 +159,7 @@ def _quarantine_group(pool: PoolSettings, united: _United, lost: np.ndarray, lef
     why_lost = pc.binary_join_element_wise("alike but for white space; kept by pool", united.owners(united.keepers[lost]), " ")
     parts = [
         _quarantine_rows(pool.name, united.ids[lost], DUPLICATE, why_lost),
-        _quarantine_rows(pool.name, united.ids[left_out], NOT_SAMPLED, _constant(f"left out by sample: {pool.sample}", len(left_out))),
+        _quarantine_rows(pool.name, united.ids[left_out], NOT_SAMPLED, pa.repeat(f"left out by sample: {pool.sample}", len(left_out))),
     ]
     (batch,) = pa.concat_tables([part for part in parts if part.num_rows]).combine_chunks().to_batches()
     return batch
@@ -169,9 +169,9 @@ def _quarantine_rows(pool: str, ids: np.ndarray, reason: str, detail: pa.Array) 
     """QUARANTINE rows without file and line, which stand in provenance."""
     num_rows, nothing = len(ids), pa.nulls(len(ids), pa.string())
     columns = [
-        _constant(STAGE, num_rows),
-        _constant(reason, num_rows),
-        _constant(pool, num_rows),
+        pa.repeat(STAGE, num_rows),
+        pa.repeat(reason, num_rows),
+        pa.repeat(pool, num_rows),
         nothing,
         pa.nulls(num_rows, pa.int64()),
         id_column(ids),
@@ -179,10 +179,6 @@ def _quarantine_rows(pool: str, ids: np.ndarray, reason: str, detail: pa.Array) 
         nothing,
     ]
     return pa.table(columns, schema=schema.QUARANTINE)
-
-
-def _constant(text: str, num_rows: int) -> pa.Array:
-    return pa.array([text], pa.string()).take(pa.array(np.zeros(num_rows, np.int64)))
 
 
 def owned_ids(store: TableStore, pools: Sequence[str]) -> np.ndarray:

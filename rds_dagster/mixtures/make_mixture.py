@@ -151,7 +151,7 @@ def _examples(store: TableStore, settings: MixtureSettings, candidates: Candidat
                 choice.queries[rows],
                 pa.array(choice.ranks[rows], pa.int64()),
                 pa.nulls(len(messages), pa.float32()) if settings.method == "random" else pa.array(choice.scores[rows]),
-                pa.array([settings.method]).take(pa.array(np.zeros(len(messages), np.int32))),
+                pa.repeat(settings.method, len(messages)),
                 messages,
             ],
             schema=schema.SELECTED,

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from rds_dagster.cleaning.texts import stored_texts
 from rds_dagster.errors import StateError
 from rds_dagster.storage.ids import SortedIds, id_array, id_order, take_ids
 from rds_dagster.storage.manifest import Manifest
 from rds_dagster.storage.reorder import by_position
-from rds_dagster.storage.tables import TableStore, stream_parquet
+from rds_dagster.storage.tables import TableStore
 
 BATCH_ROWS = 8192  # of a shard
 HELD_BYTES = 128 * 2**20  # of texts, before they go to disk; twice as much while they are sorted
@@ -33,44 +34,13 @@ def _found(store: TableStore, clean: Sequence[Manifest], ids: np.ndarray, owners
     for number, manifest in enumerate(clean):
         mine = np.flatnonzero(owners == number)
         mine = mine[id_order(ids[mine])]
-        for places, messages in _stored_messages(store, manifest, SortedIds(take_ids(ids, mine))):
+        wanted = SortedIds(take_ids(ids, mine))
+        for texts in stored_texts(store, manifest, wanted, BATCH_ROWS):
+            places, is_there = wanted.places(id_array(texts.column("id")))
+            assert is_there.all(), f"the shards of {manifest.key} do not hold what its index says"
             is_found[mine[places]] = True
-            yield mine[places], messages
+            yield mine[places], texts.column("messages")
     missing = np.flatnonzero(~is_found)
     if len(missing):
         example = bytes(ids[missing[0]]).ljust(16, b"\0").hex()
         raise StateError(f"{len(missing):,} picked examples have no text in clean/*, such as {example}; run `rds run` to bring both to one state")
-
-
-def _stored_messages(store: TableStore, clean: Manifest, wanted: SortedIds) -> Iterator[tuple[np.ndarray, pa.Array]]:
-    """Which of ``wanted``, (m,) int64, and their MESSAGES, in the order of a clean pool's shards."""
-    if not len(wanted.ids):
-        return
-    paths, (places, addresses) = store.paths(clean, "shard"), _addresses(store, clean, wanted)
-    starts = np.searchsorted(addresses, np.arange(len(paths) + 1, dtype=np.int64) << 32)
-    for number, path in enumerate(paths):
-        mine = slice(starts[number], starts[number + 1])
-        rows, in_wanted, start = addresses[mine] & 0xFFFFFFFF, places[mine], 0
-        if not len(rows):
-            continue
-        for batch in stream_parquet(path, ["id", "messages"], BATCH_ROWS):
-            low, high = np.searchsorted(rows, [start, start + batch.num_rows])
-            if high > low:
-                part = batch.take(pa.array(rows[low:high] - start))
-                is_it = id_array(part.column("id")) == wanted.ids[in_wanted[low:high]]
-                assert is_it.all(), f"{path} does not hold what the index of {clean.key} says"
-                yield in_wanted[low:high], part.column("messages")
-            start += batch.num_rows
-
-
-def _addresses(store: TableStore, clean: Manifest, wanted: SortedIds) -> tuple[np.ndarray, np.ndarray]:
-    """Which of ``wanted`` the pool holds, (m,) int64, and where: shard number << 32 | row, (m,) int64, ascending."""
-    places, addresses = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for batch in store.stream(clean, "index", ["id", "shard", "row"]):
-        found, is_there = wanted.places(id_array(batch.column("id")))
-        places.append(found[is_there])
-        shard, row = (batch.column(name).to_numpy()[is_there].astype(np.int64) for name in ("shard", "row"))
-        addresses.append(shard << 32 | row)
-    address = np.concatenate(addresses)
-    order = np.argsort(address)
-    return np.concatenate(places)[order], address[order]

@@ -89,7 +89,7 @@ class VectorStore:
                 id_column(ids),
                 pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), self.dims),
                 pa.array(num_tokens, pa.int32()),
-                pa.array([made_on], pa.string()).take(pa.array(np.zeros(len(ids), np.int64))),
+                pa.repeat(made_on, len(ids)),
             ],
             schema=schema.vectors(self.dims),
         )

@@ -1,6 +1,9 @@
 """Scores against plain numpy, whole-number arithmetic and float64 sums of all pairs, and the promise that no bit depends on a row's company."""
 
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -251,3 +254,18 @@ def test_a_block_in_another_order_has_the_same_scores(world: tuple[np.ndarray, n
     assert np.array_equal(shuffled.best, scores.best[order]) and np.array_equal(shuffled.best_query, scores.best_query[order])
     assert np.array_equal(shuffled.top.scores, scores.top.scores)  # which of the tied rows stand in the list depends on the order, their scores do not
     assert same(score_block(vectors, queries, depth), scores)
+
+
+@pytest.mark.parametrize("depth", [5, 500])  # so few rows of which the second is summed in float64 throughout
+def test_the_same_bits_come_out_with_another_number_of_threads(depth: int, tmp_path: Path) -> None:
+    code = """
+import sys, numpy as np
+from rds_dagster.scores.similarity import score_block
+rng = np.random.default_rng(0)
+found = score_block(rng.standard_normal((3000, 384)).astype(np.float16), rng.standard_normal((50, 384), np.float32), int(sys.argv[2]))
+np.savez(sys.argv[1], best=found.best, best_query=found.best_query, rows=found.top.rows, scores=found.top.scores)
+"""
+    for threads in ("1", "2", "3"):
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / f"{threads}.npz"), str(depth)], check=True, env={"OPENBLAS_NUM_THREADS": threads})
+    one, two, three = (np.load(tmp_path / f"{threads}.npz") for threads in ("1", "2", "3"))
+    assert all(np.array_equal(one[name], two[name]) and np.array_equal(one[name], three[name]) for name in ("best", "best_query", "rows", "scores"))
