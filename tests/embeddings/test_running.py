@@ -61,6 +61,8 @@ def test_a_rows_bits_do_not_depend_on_the_number_of_rows_beside_it(tiny_encoder)
 @pytest.mark.parametrize("model", ["tiny", "minilm"])
 def test_a_rows_bits_do_not_depend_on_the_number_of_rows_at_any_length(model, dtype):
     runner = load_encoder(EncoderSettings(model=model, dtype=dtype, device="cpu")).runner
+    if runner.rules.has_dummies:  # AMX: bfloat16 products of (n, 1536) by (1536, 384) have other bits for 40 to 376 rows
+        pytest.skip("this processor's bits depend on the number of rows, and batches are filled up for it")
     assert_rows_stand_alone(runner, [(max(1024 // num_tokens, 4), num_tokens) for num_tokens in (*range(8, 100, 8), 128, 136, 200, 256, 312, 416, 504, 512)])
 
 
