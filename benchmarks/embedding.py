@@ -136,10 +136,10 @@ def the_papers_way(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, t
     """One example at a time, all hidden states, through the head; position-weighted mean of the last states (SGPT), as RDS+ has it."""
     tokens = 0
     for text in texts:
-        given = tokenizer(text, truncation=True, max_length=max_tokens, return_tensors="pt")
+        given = tokenizer(text, truncation=True, max_length=max_tokens, return_tensors="pt").to(model.device)
         states = model(**given, output_hidden_states=True).hidden_states[-1]  # (1, T, D)
-        weight = torch.arange(1, states.shape[1] + 1, dtype=torch.float32)
-        torch.nn.functional.normalize((states[0].float() * (weight / weight.sum()).unsqueeze(1)).sum(dim=0), dim=0).numpy()
+        weight = torch.arange(1, states.shape[1] + 1, dtype=torch.float32, device=model.device)
+        torch.nn.functional.normalize((states[0].float() * (weight / weight.sum()).unsqueeze(1)).sum(dim=0), dim=0).cpu().numpy()
         tokens += states.shape[1]
     return tokens
 
@@ -163,10 +163,14 @@ def sentence_transformers_way(encoder: Encoder, texts: Sequence[str], tokens: in
     return run
 
 
-def in_turns(ways: dict[str, Way], repeats: int) -> Rates:
-    """Tokens a second of each way, ``repeats`` times in turns, after one round that warms up."""
-    rates: Rates = {name: [] for name in ways}
+def in_turns(ways: dict[str, Way], repeats: int, *, beside: dict[str, Callable[[], float]] | None = None) -> Rates:
+    """Tokens a second of each way, ``repeats`` times in turns, after one round that warms up; ``beside``: rates of something else, measured in turn too."""
+    rates: Rates = {name: [] for name in (*ways, *(beside or {}))}
     for number in range(repeats + 1):
+        for name, rate in (beside or {}).items():
+            value = rate()
+            if number:
+                rates[name].append(value)
         for name, way in ways.items():
             began = time.perf_counter()
             tokens = way()
@@ -187,7 +191,7 @@ def measure(figures: Figures, pools: Pools, settings: EncoderSettings, repeats: 
     if settings.dtype == "float32":
         fast = through_onednn(fast)
     batches = bare_batches(lengths, encoder.batch_tokens, load_config(encoder.identity.folder, settings).get_text_config().vocab_size)
-    is_language_model = not encoder.runner.rules.leave_room
+    is_language_model = encoder.runner.backbone.is_causal
     few = texts[::SLOW_SHARE]
     ways: dict[str, Way] = {
         "end to end": lambda: end_to_end(pools, encoder),

@@ -1,11 +1,18 @@
 """How much of a GPU the encoder uses: tokens a second and model FLOPs beside the card's own bf16 matrix rate, for three sizes of language models.
 
-    python -m benchmarks.gpu [--models 0.1B 0.5B 1.5B] [--texts 4000] [--batch-tokens 16384] [--repeats 5] [--json FILE]
+    python -m benchmarks.gpu [--data DIR] [--models 0.1B 0.5B 1.5B] [--texts 8000] [--repeats 5] [--json FILE]
 
-The weights are random, which changes no speed; the shapes are those of SmolLM2-135M (Llama), Qwen2.5-0.5B and Qwen2.5-1.5B with a small vocabulary. Lengths
-are spread as in six real pools. Each repeat takes turns: the matrix rate (products of 8192 x 8192), the encoder's own way (batches by length,
-one ahead of the last, pooled, vectors on the host), and the paper's way (one example at a time, all hidden states, the head) on a few of the texts.
-Exits with 1 where torch finds no GPU.
+The weights are random, which changes no speed; the shapes are those of SmolLM2-135M (Llama), Qwen2.5-0.5B and Qwen2.5-1.5B with the vocabulary of the
+shipped tokenizer. Texts are conversations of six real pools (--data, with pool/<source>.jsonl.zst), or of their lengths. In each repeat the sides take
+turns, after a round that warms up:
+
+- the card's matrix rate: products of 8192 x 8192;
+- the encoder, from texts to vectors on the host: tokenising, packing, the model, pooling;
+- the same from batches that were made before: what tokenising costs beside it;
+- transformers' own model over perfectly sorted, already tokenised batches of one length (nothing padded), on some of the texts;
+- the paper's way: one text at a time, tokenised when its turn comes, all hidden states, the head; on a few of the texts.
+
+FLOPs are those of real tokens, without padding and dummies. Exits with 1 where torch finds no GPU.
 """
 
 from __future__ import annotations
@@ -16,22 +23,26 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen2Config
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase, Qwen2Config
 
+from benchmarks.embedding import SOURCES, as_transformers_runs_it, bare_batches, in_turns, the_papers_way, tokenised
 from benchmarks.figures import Figures
-from rds_dagster.embeddings.backbone import Backbone
-from rds_dagster.embeddings.batching import Batch, BucketBatcher
-from rds_dagster.embeddings.devices import BATCH_TOKENS
-from rds_dagster.embeddings.identity import EncoderIdentity, ResolvedDtype
-from rds_dagster.embeddings.running import OneAhead, Runner
+from benchmarks.tiny_lm.corpus import records
+from rds_dagster.embeddings.batching import Batch
+from rds_dagster.embeddings.encoder import Encoder, load_encoder
+from rds_dagster.embeddings.identity import load_tokenizer, resolve_model
+from rds_dagster.embeddings.running import Runner
 from rds_dagster.embeddings.settings import EncoderSettings
+from rds_dagster.pools.render import render
 
 MAX_TOKENS = 2048
-VOCABULARY = 8192
 MATRIX = 8192  # rows and columns of the products that measure the card
+SORTED_SHARE = 8  # transformers' own way takes one text of so many
+SORTED_BATCH = 16384  # tokens of its batches
 FEW_TEXTS = 64  # of the paper's way
 # Tokens of 2,030 conversations of alpaca, dolly, flan_cot, t0_50k, gpteacher_codegen and alpaca_zh (the shipped tokenizer): every twentieth part.
 LENGTH_QUANTILES = (17, 35, 46, 56, 65, 72, 78, 86, 93, 101, 110, 120, 131, 145, 164, 184, 217, 266, 357, 544, 1024)
@@ -56,7 +67,7 @@ SHAPES = {
 }
 
 
-def build_model(shape: Shape, *, vocabulary: int, dtype: ResolvedDtype, device: str) -> PreTrainedModel:
+def build_model(shape: Shape, *, vocabulary: int, dtype: str, device: str) -> PreTrainedModel:
     """A language model with random weights (seed 0), made on ``device``."""
     torch.manual_seed(0)
     config = (Qwen2Config if shape.bias else LlamaConfig)(
@@ -75,6 +86,20 @@ def build_model(shape: Shape, *, vocabulary: int, dtype: ResolvedDtype, device: 
     return model
 
 
+def shipped_tokenizer() -> PreTrainedTokenizerBase:
+    """That of the language model that the package carries."""
+    return load_tokenizer(resolve_model(EncoderSettings()), EncoderSettings())
+
+
+def model_folder(shape: Shape, folder: Path, *, dtype: str, device: str) -> Path:
+    """Such a model with the shipped tokenizer, as a folder that the encoder loads."""
+    tokenizer = shipped_tokenizer()
+    tokenizer.model_max_length = MAX_TOKENS
+    build_model(shape, vocabulary=len(tokenizer), dtype=dtype, device=device).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def model_flops(shape: Shape, lengths: np.ndarray) -> float:
     """Of the forward passes over examples of these ``lengths`` (N,), no head, no padding: two a weight and token, and causal attention's two products."""
     head = shape.hidden // shape.heads
@@ -91,39 +116,42 @@ def spread_lengths(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).permutation(lengths)
 
 
-def make_runner(model: PreTrainedModel, shape: Shape, dtype: ResolvedDtype, device: str) -> Runner:
-    """The encoder's own way to run the backbone of ``model`` on a GPU."""
-    settings = EncoderSettings(name="random", dtype=dtype)
-    identity = EncoderIdentity(settings, Path(), (), 0, "weighted_mean", "full", MAX_TOKENS, dtype, shape.hidden, "")
-    return OneAhead(Backbone(identity, model.base_model, device))
+def make_texts(count: int, data: Path | None) -> list[str]:
+    """Rendered conversations: equal parts of real pools in ``data``, spread over each file and mixed; without it words, as many as tokens are asked for."""
+    if data is None:
+        return [" ".join(["the"] * length) for length in spread_lengths(count)]
+    found, eos = [], str(shipped_tokenizer().eos_token)
+    for source in SOURCES:
+        conversations = list(records(data, source))
+        step = max(1, len(conversations) * len(SOURCES) // count)
+        found += [render(messages, what="full", eos=eos) for messages in conversations[::step]]
+    return [found[place] for place in np.random.default_rng(0).permutation(len(found))]
 
 
-def make_batches(lengths: np.ndarray, runner: Runner, batch_tokens: int) -> list[Batch]:
-    """Random tokens of these lengths as the encoder puts them into batches."""
-    rng = np.random.default_rng(0)
-    batcher = BucketBatcher(max_tokens=MAX_TOKENS, batch_tokens=batch_tokens, pad_id=0, rules=runner.rules)
-    full = [batcher.add(row, rng.integers(VOCABULARY, size=length, dtype=np.int32)) for row, length in enumerate(lengths)]
+def make_batches(encoder: Encoder, token_lists: Sequence[Sequence[int]]) -> list[Batch]:
+    """Token lists as the encoder puts them into batches."""
+    batcher = encoder.runner.rules.batcher(max_tokens=MAX_TOKENS, batch_tokens=encoder.batch_tokens, pad_id=0)
+    full = [batcher.add(row, np.asarray(tokens, np.int32)) for row, tokens in enumerate(token_lists)]
     return [*(batch for batch in full if batch is not None), *batcher.flush()]
 
 
-def run_batches(runner: Runner, batches: Sequence[Batch]) -> float:
-    """Seconds until all vectors are on the host."""
-    began = time.perf_counter()
-    for _ in runner.run(batches):
-        pass
-    return time.perf_counter() - began
+def run_batches(runner: Runner, batches: Sequence[Batch]) -> int:
+    """All vectors to the host; real tokens."""
+    return sum(int(encoded.num_tokens.sum()) for encoded in runner.run(batches))
+
+
+def encode(encoder: Encoder, texts: Sequence[str]) -> int:
+    """Texts to vectors; real tokens."""
+    return sum(int(encoded.num_tokens.sum()) for encoded in encoder.encode_stream(enumerate(texts)))
 
 
 @torch.inference_mode()
-def run_one_by_one(model: PreTrainedModel, lengths: np.ndarray, device: str) -> float:
-    """Seconds of the paper's way."""
-    began = time.perf_counter()
-    for length in lengths:
-        tokens = torch.randint(VOCABULARY, (1, int(length))).to(device)
-        states = model(input_ids=tokens, output_hidden_states=True).hidden_states[-1][0].float()  # (T, D)
-        weight = torch.arange(1, len(states) + 1, device=device, dtype=torch.float32)
-        torch.nn.functional.normalize((states * (weight / weight.sum()).unsqueeze(1)).sum(dim=0), dim=0).cpu()
-    return time.perf_counter() - began
+def sorted_batches(model: PreTrainedModel, batches: Sequence[torch.Tensor]) -> int:
+    """The backbone as transformers runs it over these batches, one after the other; real tokens."""
+    tokens = as_transformers_runs_it(model, list(batches))
+    if batches[0].is_cuda:
+        torch.cuda.synchronize()
+    return tokens
 
 
 @torch.inference_mode()
@@ -138,41 +166,57 @@ def matrix_rate(device: str, size: int = MATRIX, products: int = 20) -> float:
     return 2 * products * size**3 / (time.perf_counter() - began)
 
 
-def measure(figures: Figures, name: str, *, texts: int, batch_tokens: int, repeats: int, device: str) -> None:
-    """One size of model, after a round that warms up."""
-    shape, lengths = SHAPES[name], spread_lengths(texts)
-    model = build_model(shape, vocabulary=VOCABULARY, dtype="bfloat16", device=device)
-    runner, few = make_runner(model, shape, "bfloat16", device), lengths[:FEW_TEXTS]
-    batches, flops = make_batches(lengths, runner, batch_tokens), model_flops(shape, lengths)
-    rates: dict[str, list[float]] = {"matrix": [], "encoder": [], "used": [], "one by one": []}
-    for number in range(repeats + 1):
-        took = {"matrix": matrix_rate(device), "encoder": run_batches(runner, batches), "one by one": run_one_by_one(model, few, device)}
-        if number:
-            rates["matrix"].append(took["matrix"])
-            rates["encoder"].append(lengths.sum() / took["encoder"])
-            rates["used"].append(flops / took["encoder"])
-            rates["one by one"].append(few.sum() / took["one by one"])
-    figures.figure(f"{name}: bf16 products of the card", [rate / 1e12 for rate in rates["matrix"]], "TFLOP/s")
-    figures.figure(f"{name}: encoder", rates["encoder"], "tokens/s")
-    figures.figure(f"{name}: encoder, model FLOPs", [rate / 1e12 for rate in rates["used"]], "TFLOP/s")
-    figures.figure(f"{name}: the paper's way", rates["one by one"], "tokens/s")
-    figures.ratio(f"{name}: model FLOPs / bf16 products of the card", rates["used"], rates["matrix"], "higher")
-    figures.ratio(f"{name}: encoder / the paper's way", rates["encoder"], rates["one by one"], "higher")
+def measure(figures: Figures, name: str, texts: Sequence[str], folder: Path, repeats: int, device: str = "cuda") -> None:
+    """One size of model."""
+    shape = SHAPES[name]
+    settings = EncoderSettings(name="random", model=str(model_folder(shape, folder, dtype="bfloat16", device=device)), device=device, dtype="bfloat16")
+    encoder, tokenizer = load_encoder(settings), load_tokenizer(folder, settings)
+    token_lists = list(tokenised(tokenizer, texts, MAX_TOKENS))
+    lengths = np.array([len(tokens) for tokens in token_lists])
+    batches = make_batches(encoder, token_lists)
+    whole = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(device).eval()
+    in_order = [batch.to(device) for batch in bare_batches(lengths[::SORTED_SHARE], SORTED_BATCH, whole.config.vocab_size)]
+    rates = in_turns(
+        {
+            "encoder": lambda: encode(encoder, texts),
+            "encoder, batches made before": lambda: run_batches(encoder.runner, batches),
+            "transformers, sorted batches": lambda: sorted_batches(whole.base_model, in_order),
+            "the paper's way": lambda: the_papers_way(whole, tokenizer, texts[:FEW_TEXTS], MAX_TOKENS),
+        },
+        repeats,
+        beside={"bf16 products of the card": lambda: matrix_rate(device)},
+    )
+    peak = rates.pop("bf16 products of the card")
+    used = [rate * model_flops(shape, lengths) / lengths.sum() for rate in rates["encoder"]]
+    print(
+        f"{name}: {len(texts):,} texts of {lengths.mean():.0f} tokens, {1 - lengths.sum() / sum(b.tokens.size for b in batches):.2%} of the tokens are dummies"
+    )
+    for way, values in rates.items():
+        figures.figure(f"{name}: {way}", values, "tokens/s")
+    figures.figure(f"{name}: encoder, texts", [rate * len(texts) / lengths.sum() for rate in rates["encoder"]], "texts/s")
+    figures.figure(f"{name}: encoder, model FLOPs", [rate / 1e12 for rate in used], "TFLOP/s")
+    figures.figure(f"{name}: bf16 products of the card", [rate / 1e12 for rate in peak], "TFLOP/s")
+    figures.ratio(f"{name}: model FLOPs / bf16 products of the card", used, peak, "higher")
+    for way in rates:
+        if way != "encoder":
+            figures.ratio(f"{name}: encoder / {way}", rates["encoder"], rates[way], "higher")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with pool/<source>.jsonl.zst; without it texts of their lengths are made up")
     parser.add_argument("--models", nargs="+", default=list(SHAPES), choices=list(SHAPES))
-    parser.add_argument("--texts", type=int, default=4000, help="conversations to embed")
-    parser.add_argument("--batch-tokens", type=int, default=BATCH_TOKENS["cuda"], help="tokens of a batch, padding included")
+    parser.add_argument("--texts", type=int, default=8000, help="conversations to embed, about")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the figures and ratios to this file too")
     said = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("torch finds no GPU here, so there is nothing to measure; run this on a machine with one and a CUDA build of torch")
-    figures = Figures("gpu")
+    figures, texts = Figures("gpu"), make_texts(said.texts, said.data)
     for name in said.models:
-        measure(figures, name, texts=said.texts, batch_tokens=said.batch_tokens, repeats=said.repeats, device="cuda:0")
+        with TemporaryDirectory() as folder:
+            measure(figures, name, texts, Path(folder), said.repeats)
+        torch.cuda.empty_cache()
     figures.write(said.json)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rds_dagster.embeddings.batching import Batch
+from rds_dagster.embeddings.batching import Batch, BatchRules, Rules
 from rds_dagster.embeddings.devices import kind_of, to_device
 from rds_dagster.embeddings.identity import EncoderIdentity, load_config, quiet_transformers
 from rds_dagster.embeddings.pooling import POOLINGS
@@ -58,6 +58,11 @@ class Backbone:
         self._pool = POOLINGS[identity.pooling]
         self.is_causal = self._probe_causal()
 
+    @property
+    def rules(self) -> Rules:
+        """What a GPU asks of the batches."""
+        return BatchRules(leave_room=not self.is_causal, has_dummies=True)
+
     def run(self, batch: Batch) -> EncodedBatch:
         """The vectors of a batch's examples; raises StateError where one is not finite."""
         return self.fetch(self.launch(batch))
@@ -67,9 +72,7 @@ class Backbone:
         import torch
 
         with torch.inference_mode():
-            mask = torch.arange(batch.tokens.shape[1]) < torch.from_numpy(batch.lengths).unsqueeze(1)  # (B, T), on the host
-            tokens = to_device(torch.from_numpy(batch.tokens), self.device).long()  # (B, T)
-            vectors = self._pool(self._hidden(tokens, mask), mask)[: len(batch.rows)]
+            vectors = self._embed(batch)[: len(batch.rows)]
             if kind_of(self.device) != "cuda":
                 return Launched(batch, vectors.cpu(), None)
             return Launched(batch, vectors.to("cpu", non_blocking=True), torch.cuda.current_stream(self.device).record_event())
@@ -86,6 +89,14 @@ class Backbone:
                 "set dtype: float32 or bfloat16, and if it is one of them, mend the model's weights"
             )
         return EncodedBatch(rows=batch.rows, vectors=vectors, num_tokens=batch.lengths[: len(batch.rows)])
+
+    def _embed(self, batch: Batch) -> Tensor:
+        """The vectors (B, D) float32 of a batch, on the device."""
+        import torch
+
+        mask = torch.arange(batch.tokens.shape[1]) < torch.from_numpy(batch.lengths).unsqueeze(1)  # (B, T), on the host
+        tokens = to_device(torch.from_numpy(batch.tokens), self.device).long()  # (B, T)
+        return self._pool(self._hidden(tokens, mask), mask)
 
     def _hidden(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """The last layer's states (B, T, D), after the final norm."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -33,17 +34,42 @@ class BatchRules:
     leave_room: bool
     has_dummies: bool
 
+    def batcher(self, *, max_tokens: int, batch_tokens: int, pad_id: int) -> BucketBatcher:
+        """See ``BucketBatcher``."""
+        return BucketBatcher(max_tokens=max_tokens, batch_tokens=batch_tokens, pad_id=pad_id, rules=self)
+
 
 @dataclass(frozen=True)
 class Batch:
     """``tokens`` (B, T) int32, padded on the right; ``lengths`` (B,) int32, real tokens a row, 1 in a dummy row; ``rows`` (b,) int64.
 
-    The first b <= B rows are examples, with the caller's row numbers in ``rows``; the rest are dummies.
+    The first b <= B rows are examples, with the caller's row numbers in ``rows``; the rest are dummies. (Batches of packing have one row of
+    tokens and as many lengths as examples stand in it.)
     """
 
     rows: np.ndarray
     tokens: np.ndarray
     lengths: np.ndarray
+
+
+class Batcher(Protocol):
+    """What puts token lists into batches."""
+
+    def add(self, row: int, tokens: np.ndarray) -> Batch | None:
+        """Take one example, tokens (L,) int32; returns a batch if one is full now."""
+        ...
+
+    def flush(self) -> Iterator[Batch]:
+        """What is left."""
+        ...
+
+
+class Rules(Protocol):
+    """What a device asks of batches."""
+
+    def batcher(self, *, max_tokens: int, batch_tokens: int, pad_id: int) -> Batcher:
+        """One that makes them so, of ``batch_tokens`` tokens where it can; no token list is longer than ``max_tokens``."""
+        ...
 
 
 class BucketBatcher:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rds_dagster.embeddings.backbone import EncodedBatch
-from rds_dagster.embeddings.batching import Batch, BucketBatcher
+from rds_dagster.embeddings.batching import Batch, Batcher
 from rds_dagster.embeddings.devices import BATCH_TOKENS, device_name, find_devices, kind_of
 from rds_dagster.embeddings.identity import EncoderIdentity, describe_encoder, load_config, load_tokenizer, resolve_model
+from rds_dagster.embeddings.packed import can_compile
 from rds_dagster.embeddings.progress import Progress
 from rds_dagster.embeddings.running import Runner, load_runner
 from rds_dagster.embeddings.settings import EncoderSettings
@@ -72,7 +73,8 @@ class Encoder:
         import transformers
 
         device = self.devices[0]
-        return f"{kind_of(device)} {device_name(device)} torch {torch.__version__} transformers {transformers.__version__} batch {self.batch_tokens}"
+        compiled = " compiled" if kind_of(device) == "cuda" and can_compile() else ""
+        return f"{kind_of(device)} {device_name(device)} torch {torch.__version__} transformers {transformers.__version__} batch {self.batch_tokens}{compiled}"
 
     def encode_conversations(self, conversations: Iterable[Sequence[Message]], *, progress: Progress | None = None) -> np.ndarray:
         """The vectors of conversations in their order, (N, D) float32 of norm 1; each is rendered as the encoder's ``what`` says."""
@@ -97,7 +99,7 @@ class Encoder:
         if not first:
             return
         with self._running(is_short=len(first) < SLAB_TEXTS) as runner:
-            batcher = BucketBatcher(max_tokens=self.identity.max_tokens, batch_tokens=self.batch_tokens, pad_id=self._pad_id(), rules=runner.rules)
+            batcher = runner.rules.batcher(max_tokens=self.identity.max_tokens, batch_tokens=self.batch_tokens, pad_id=self._pad_id())
             for encoded in runner.run(_batches(batcher, self._token_lists(chain(first, texts)))):
                 if progress is not None:
                     progress.update(len(encoded.rows), int(encoded.num_tokens.sum()))
@@ -148,7 +150,7 @@ def _slabs(rows: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
         size = min(2 * size, SLAB_TEXTS)
 
 
-def _batches(batcher: BucketBatcher, token_lists: Iterable[tuple[int, np.ndarray]]) -> Iterator[Batch]:
+def _batches(batcher: Batcher, token_lists: Iterable[tuple[int, np.ndarray]]) -> Iterator[Batch]:
     for row, tokens in token_lists:
         batch = batcher.add(row, tokens)
         if batch is not None:

@@ -12,8 +12,9 @@ from typing import Protocol
 import numpy as np
 
 from rds_dagster.embeddings.backbone import Backbone, EncodedBatch, Launched, load_model
-from rds_dagster.embeddings.batching import Batch, BatchRules
+from rds_dagster.embeddings.batching import Batch, BatchRules, Rules
 from rds_dagster.embeddings.identity import EncoderIdentity
+from rds_dagster.embeddings.packed import pack_where_possible
 
 WAITING_PER_CORE = 4  # batches made and not begun, so that the cores go on while a slab of texts is read
 PROBED_TOKENS = 512  # of a probed batch; 16 and 64 tokens a row, so products of 16 to 512 rows are compared
@@ -24,7 +25,7 @@ class Runner(Protocol):
     """What runs batches."""
 
     @property
-    def rules(self) -> BatchRules:
+    def rules(self) -> Rules:
         """How they must be made."""
         ...
 
@@ -36,7 +37,7 @@ class Runner(Protocol):
 def load_runner(identity: EncoderIdentity, device: str, cores: int) -> OnCores | OneAhead:
     """Load the model onto ``device``; ``cores`` are used if that is a CPU. Raises SettingsError and StateError."""
     backbone = Backbone(identity, load_model(identity), device)
-    return OnCores(backbone, cores) if device == "cpu" else OneAhead(backbone)
+    return OnCores(backbone, cores) if device == "cpu" else OneAhead(pack_where_possible(backbone))
 
 
 class OnCores:
@@ -108,15 +109,15 @@ def _single_threads(count: int) -> Iterator[ThreadPoolExecutor]:
 class OneAhead:
     """On a GPU: a batch is handed over before the vectors of the last are fetched, so that the next one is queued when the last one ends.
 
-    Not measured. transformers looks at the positions (causal models) or the mask (others) on the host at the start of each forward pass and
-    so waits there for the last one's kernels; the copies to and fro, pooling's end and what the host does with vectors are overlapped.
+    Nothing waits on the host where batches are packed. Where they are padded, transformers looks at the positions (causal models) or the mask
+    (others) at the start of each forward pass, and so waits there for the last one's kernels.
     """
 
     ahead = 2
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
-        self.rules = BatchRules(leave_room=not backbone.is_causal, has_dummies=True)
+        self.rules = backbone.rules
 
     def run(self, batches: Iterable[Batch]) -> Iterator[EncodedBatch]:
         """The batches in their order."""

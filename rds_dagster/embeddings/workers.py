@@ -16,7 +16,7 @@ from threading import Thread
 from types import TracebackType
 
 from rds_dagster.embeddings.backbone import EncodedBatch
-from rds_dagster.embeddings.batching import Batch, BatchRules
+from rds_dagster.embeddings.batching import Batch, Rules
 from rds_dagster.embeddings.devices import kind_of
 from rds_dagster.embeddings.identity import EncoderIdentity
 from rds_dagster.embeddings.running import load_runner
@@ -30,7 +30,7 @@ CLOSED = (EOFError, BrokenPipeError, ConnectionResetError)  # what a pipe says w
 class _Ready:
     """A process has its model: the rules of its batches, and how many it wants to hold so that it always has one to go on with."""
 
-    rules: BatchRules
+    rules: Rules
     room: int
 
 
@@ -41,7 +41,7 @@ class Workers:
     before its work. A script that comes here does so under ``if __name__ == "__main__"``, as for all processes that Python spawns.
     """
 
-    rules: BatchRules
+    rules: Rules
 
     def __init__(self, identity: EncoderIdentity, devices: tuple[str, ...], cores: int) -> None:
         self._identity = identity
