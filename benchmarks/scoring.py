@@ -65,12 +65,12 @@ def bare(examples: int, dims: int, products: Products) -> dict[str, float]:
     held = random_units(rng, min(HELD_ROWS, examples), dims)
     queries = random_units(rng, sum(QUERY_SETS.values()), dims)
     ends = np.cumsum(list(QUERY_SETS.values()))
-    best = np.empty((len(ends), len(held)), np.float32)
+    best, multiply = np.empty((len(ends), len(held)), np.float32), products.by(queries)
 
     def tile(start: int) -> None:
         at = start % len(held)
         rows = held[at : at + min(BARE_TILE, examples - start)]
-        cosines = products.all_pairs(queries, rows)
+        cosines, _ = multiply(rows)
         for task, end in enumerate(ends):
             np.max(cosines[ends[task - 1] if task else 0 : end], axis=0, out=best[task, at : at + len(rows)])
 

@@ -1,30 +1,38 @@
-"""What scoring multiplies: float32 products of all pairs to find out which matter, and exact float64 sums of those that do.
+"""The quick products of all pairs by which scoring finds out which pairs matter.
 
-Nothing that is stored depends on the bits of the float32 products, only on their distance from the exact cosines staying under ``product_error``; so
-whichever class is at hand may make them, and small work goes without loading torch.
+Nothing that is stored depends on the bits of these products, only on their distance from the exact cosines staying under what their maker says; so
+whichever class is at hand may make them. Small work needs none, and goes without loading torch.
 
-Letters: N rows, M queries, D hidden size, P pairs.
+Letters: N rows, M queries, D hidden size.
 """
 
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import numpy as np
 
-TORCH_PRODUCTS = 2**37  # multiply-adds from which loading torch (1.6 s) pays: 377,000 examples of 384 dims for 949 queries
-PAIRS_AT_ONCE = 128  # gathered by numpy: 2 x 384 KiB at D = 384; 32 took 25% longer, unbounded five times as long
+QUICK_PRODUCTS = 2**36  # multiply-adds from which loading torch and numba (2.2 s) pays: 189,000 examples of 384 dims for 949 queries
+TRIED = (512, 384, 949)  # rows, dims, queries of the products by which makers are compared, in some 20 ms
+BFLOAT16 = 1.01 * 2.0**-8  # the most that rounding to 8 binary digits changes a number, as a part of it
+
+Multiply = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | np.float32]]
+"""Rows (N, D) float32 -> the products (M, N) float32, C-contiguous, of queries that it holds with them, and the error of each row's, (N,) or one for all.
+
+Where rows and queries are grid units rounded to float32, a product p lies within the error + ``rounding`` * abs(p) of the exact cosine rounded to float32.
+"""
 
 
 class Products(Protocol):
     """A maker of products, in the thread that it was made in or in ``threads``; ``most_threads`` is how many of them pay."""
 
     most_threads: int
+    rounding: float
 
     def threads(self, count: int) -> AbstractContextManager[Executor]:
         """So many threads, each of which makes its products on one core."""
@@ -34,32 +42,26 @@ class Products(Protocol):
         """(N, D) float16 or float32 as float32."""
         ...
 
-    def all_pairs(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Products (M, N) float32 of (M, D) and (N, D) float32, within ``product_error`` where both are grid units rounded to float32."""
-        ...
-
-    def some_pairs(self, units: np.ndarray, queries: np.ndarray, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """Exact products (P,) float64 of units[rows[p]] and queries[numbers[p]], grid units (N, D) and (M, D) float64.
-
-        rows and numbers (P,) int64; distinct pairs, by row and then by number.
-        """
+    def by(self, queries: np.ndarray) -> Multiply:
+        """What multiplies with these queries, (M, D) float32."""
         ...
 
 
-def product_error(dims: int) -> float:
+def product_error(dims: int) -> np.float32:
     """How far a float32 product of two grid units may lie from their exact cosine rounded to float32, in whatever order it is added.
 
     With u = 2**-24: rounding the two units to float32 costs 2u, adding D products D u / (1 - D u), rounding the exact one u; norms exceed 1 by less than
     D**0.5 * 2**-27. Five u and one per cent more than D u cover this, and that a floor is rounded too, up to D = 100,000.
     Source: Higham, Accuracy and Stability of Numerical Algorithms, 3.1.
     """
-    return 1.01 * (dims + 5) * 2.0**-24
+    return np.float32(1.01 * (dims + 5) * 2.0**-24)
 
 
 class NumpyProducts:
     """By numpy and the BLAS that it was built with, which takes all cores for each product."""
 
     most_threads = 1
+    rounding = 0.0
 
     def threads(self, count: int) -> AbstractContextManager[Executor]:
         """See ``Products``; but BLAS takes turns with all cores."""
@@ -69,39 +71,26 @@ class NumpyProducts:
         """See ``Products``."""
         return vectors.astype(np.float32, copy=False)
 
-    def all_pairs(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def by(self, queries: np.ndarray) -> Multiply:
         """See ``Products``."""
-        product: np.ndarray = queries @ rows.T
-        return product
+        error = product_error(queries.shape[1])
 
-    def some_pairs(self, units: np.ndarray, queries: np.ndarray, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """See ``Products``."""
-        dims = units.shape[1]
-        left, right, sums = np.empty((PAIRS_AT_ONCE, dims)), np.empty((PAIRS_AT_ONCE, dims)), np.empty(len(rows))
-        for start in range(0, len(rows), PAIRS_AT_ONCE):
-            part = slice(start, start + PAIRS_AT_ONCE)
-            size = len(rows[part])
-            np.take(units, rows[part], axis=0, out=left[:size], mode="clip")  # "raise" would copy what it took once more
-            np.take(queries, numbers[part], axis=0, out=right[:size], mode="clip")
-            np.vecdot(left[:size], right[:size], out=sums[part])
-        return sums
+        def multiply(rows: np.ndarray) -> tuple[np.ndarray, np.float32]:
+            return queries @ rows.T, error
+
+        return multiply
 
 
 class TorchProducts:
-    """By torch: oneDNN goes by what the processor can do, and sums of chosen pairs need no gathered copies.
+    """By torch: oneDNN goes by what the processor can do, and float16 is made float32 in 0.2 us a row of 384 where numpy took 0.5."""
 
-    On one core of an AMD EPYC with AVX-512, D = 384: 949 float32 products in 3.6 us a row where numpy's OpenBLAS took 6.9, seven chosen pairs in 0.6 us
-    where numpy took 1.4, float16 made float32 in 0.03 us where numpy took 0.5.
-    """
+    rounding = 0.0
 
     def __init__(self) -> None:
         import torch
 
         self._torch = torch
         self.most_threads = _num_cores()
-        with warnings.catch_warnings():  # torch says once a process that CSR is in beta
-            warnings.simplefilter("ignore")
-            self.some_pairs(np.ones((1, 1)), np.ones((1, 1)), np.zeros(1, np.int64), np.zeros(1, np.int64))
 
     @staticmethod
     def is_there() -> bool:
@@ -126,19 +115,50 @@ class TorchProducts:
         wide: np.ndarray = self._torch.from_numpy(vectors).float().numpy()
         return wide
 
-    def all_pairs(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def by(self, queries: np.ndarray) -> Multiply:
         """See ``Products``."""
-        torch = self._torch
-        product: np.ndarray = torch.ops.mkldnn._linear_pointwise(torch.from_numpy(queries), torch.from_numpy(rows), None, "none", [], "").numpy()
-        return product
+        torch, left, error = self._torch, self._torch.from_numpy(queries), product_error(queries.shape[1])
 
-    def some_pairs(self, units: np.ndarray, queries: np.ndarray, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """See ``Products``."""
-        torch = self._torch
-        ends = torch.from_numpy(np.searchsorted(rows, np.arange(len(units) + 1)))
-        pairs = torch.sparse_csr_tensor(ends, torch.from_numpy(numbers), torch.zeros(len(rows), dtype=torch.float64), (len(units), len(queries)))
-        sums: np.ndarray = torch.sparse.sampled_addmm(pairs, torch.from_numpy(units), torch.from_numpy(queries).T, beta=0.0).values().numpy()
-        return sums
+        def multiply(rows: np.ndarray) -> tuple[np.ndarray, np.float32]:
+            return torch.ops.mkldnn._linear_pointwise(left, torch.from_numpy(rows), None, "none", [], "").numpy(), error
+
+        return multiply
+
+
+class Bfloat16Products(TorchProducts):
+    """By oneDNN in bfloat16, where processors have instructions for it: 0.6 us a row for 949 queries of 384 dims with AMX, where float32 took 4.4."""
+
+    rounding = BFLOAT16  # products are rounded to bfloat16 too
+
+    @staticmethod
+    def is_there() -> bool:
+        """Whether oneDNN multiplies in bfloat16 here at all; it may do so slowly."""
+        import torch
+
+        return TorchProducts.is_there() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+    def by(self, queries: np.ndarray) -> Multiply:
+        """See ``Products``.
+
+        By Cauchy and Schwarz, rounding both sides moves a product by no more than the norms of what it changes in a row and in a query, and their product;
+        norms are 1, and the one per cent covers that they are found in float32. They are added in float32, where some processors round to odd or flush
+        to zero: 4 times the bound.
+        """
+        from rds_dagster.scores.tile_kernels import bfloat16_changes
+
+        torch, left = self._torch, self._torch.from_numpy(queries).bfloat16()
+        changes = np.empty(len(queries), np.float32)
+        bfloat16_changes(queries, changes)
+        of_query, of_sum = np.sqrt(changes.max()), 4 * product_error(queries.shape[1])
+
+        def multiply(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            found = torch.ops.mkldnn._linear_pointwise(left, torch.from_numpy(rows).bfloat16(), None, "none", [], "").float().numpy()
+            squares = np.empty(len(rows), np.float32)
+            bfloat16_changes(rows, squares)
+            of_row = np.sqrt(squares)
+            return found, np.float32(1.01) * (of_row + of_query + of_row * of_query) + of_sum
+
+        return multiply
 
 
 class GpuProducts(TorchProducts):
@@ -155,20 +175,40 @@ class GpuProducts(TorchProducts):
 
         return torch.cuda.is_available() and torch.get_float32_matmul_precision() == "highest"
 
-    def all_pairs(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def by(self, queries: np.ndarray) -> Multiply:
         """See ``Products``."""
-        left, right = (self._torch.from_numpy(side).to(self._device) for side in (queries, rows))
-        product: np.ndarray = (left @ right.T).cpu().numpy()
-        return product
+        left, error = self._torch.from_numpy(queries).to(self._device), product_error(queries.shape[1])
+
+        def multiply(rows: np.ndarray) -> tuple[np.ndarray, np.float32]:
+            return (left @ self._torch.from_numpy(rows).to(self._device).T).cpu().numpy(), error
+
+        return multiply
 
 
-def products_for(multiply_adds: int) -> Products:
-    """What is quickest for so many products in one process."""
-    if multiply_adds < TORCH_PRODUCTS:
-        return NumpyProducts()
+def products_for(multiply_adds: int) -> Products | None:
+    """What is quickest for so many products in one process; None where exact sums of all pairs are."""
+    if multiply_adds < QUICK_PRODUCTS:
+        return None
     if GpuProducts.is_there():
         return GpuProducts("cuda")
-    return TorchProducts() if TorchProducts.is_there() else NumpyProducts()
+    if not TorchProducts.is_there():
+        return NumpyProducts()
+    if not Bfloat16Products.is_there():
+        return TorchProducts()
+    return min(TorchProducts(), Bfloat16Products(), key=_seconds)
+
+
+def _seconds(products: Products) -> float:
+    """How long a product takes: which instructions a processor has for it is known to oneDNN alone, and not in words."""
+    rows, dims, queries = TRIED
+    multiply, left = products.by(np.ones((queries, dims), np.float32)), np.ones((rows, dims), np.float32)
+
+    def once() -> float:
+        began = time.perf_counter()
+        multiply(left)
+        return time.perf_counter() - began
+
+    return min(once() for _ in range(3))
 
 
 def _num_cores() -> int:

@@ -105,8 +105,8 @@ def _score_missing(space: Space, missing: list[tuple[Block, list[_Task]]], depth
             _write_block(task, block, scores)
         return work
 
-    workers = min(len(missing), products.most_threads, MOST_WORKERS)
-    if workers == 1:  # and one block in memory, however many there are
+    workers = 1 if products is None else min(len(missing), products.most_threads, MOST_WORKERS)
+    if products is None or workers == 1:  # and one block in memory, however many there are
         yield from map(score, missing)
         return
     with products.threads(workers) as threads:
@@ -162,7 +162,7 @@ def merge_tops(tops: Iterable[pa.Table], num_queries: int, depth: int) -> pa.Tab
 
     One at a time, and of each only what may still count: for 500 queries the lists of all blocks would take 55 bytes an example.
     """
-    shortlist, kept_ids, num_kept = Shortlist(num_queries, depth, 0.0), [np.empty(0, ID_DTYPE)], 0
+    shortlist, kept_ids, num_kept = Shortlist(num_queries, depth), [np.empty(0, ID_DTYPE)], 0
     for table in tops:
         query, score = table.column("query").to_numpy(), table.column("score").to_numpy()
         kept = shortlist.offer_pairs(query, score, num_kept)

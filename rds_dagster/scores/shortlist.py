@@ -1,4 +1,4 @@
-"""The rows that may stand in each query's top list, kept while cosines come by that are off by no more than is said.
+"""The rows that may stand in each query's top list, kept while cosines come by.
 
 Letters: N rows, M queries.
 """
@@ -12,10 +12,10 @@ MOST_DEPTHS = 6  # in a list before what fell below its floor is dropped
 
 
 class Shortlist:
-    """Every row whose cosine is among the ``depth`` largest of its query, or within ``window`` of them, and few others."""
+    """Every row whose cosine is among the ``depth`` largest of its query, and few others."""
 
-    def __init__(self, num_queries: int, depth: int, window: float) -> None:
-        self._depth, self._window = depth, np.float32(window)
+    def __init__(self, num_queries: int, depth: int) -> None:
+        self._depth = depth
         self._floor = np.full((num_queries, 1), np.finfo(np.float32).min)  # what a later row must reach
         self._held = np.zeros(num_queries, np.int32)
         self._cosines = np.full((num_queries, 0), -np.inf, np.float32)  # the first held[m] of row m are there, in row order; -inf after them
@@ -57,7 +57,7 @@ class Shortlist:
     def _raise_floors(self, cosines: np.ndarray) -> None:
         """By the ``depth`` largest of these (M, more than depth)."""
         place = cosines.shape[1] - self._depth
-        np.maximum(self._floor, np.partition(cosines, place, axis=1)[:, place : place + 1] - self._window, out=self._floor)
+        np.maximum(self._floor, np.partition(cosines, place, axis=1)[:, place : place + 1], out=self._floor)
 
     def _above(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         found = np.flatnonzero(self._cosines >= self._floor)

@@ -1,4 +1,4 @@
-"""The float32 products stay within their stated error, the chosen pairs are exact, and torch is left as it was found."""
+"""Products stay within the error that their maker states, and torch is left as it was found."""
 
 import sys
 from functools import partial
@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from rds_dagster.embeddings.unit_grid import GRID, grid_rows
+from rds_dagster.embeddings.unit_grid import grid_rows
 from rds_dagster.scores import products as module
-from rds_dagster.scores.products import GpuProducts, NumpyProducts, Products, TorchProducts, product_error, products_for
+from rds_dagster.scores.products import Bfloat16Products, GpuProducts, NumpyProducts, Products, TorchProducts, product_error, products_for
 
 
-@pytest.fixture(params=[NumpyProducts, TorchProducts, partial(GpuProducts, "cpu")], ids=["numpy", "torch", "gpu"])
+@pytest.fixture(params=[NumpyProducts, TorchProducts, Bfloat16Products, partial(GpuProducts, "cpu")], ids=["numpy", "torch", "bfloat16", "gpu"])
 def products(request: pytest.FixtureRequest) -> Products:
+    if request.param is Bfloat16Products and not Bfloat16Products.is_there():
+        pytest.skip("oneDNN does not multiply in bfloat16 on this processor")
     return request.param()
 
 
@@ -24,7 +26,7 @@ def exact(units: np.ndarray, queries: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("dims", [1, 2, 17, 384, 4096])
 @pytest.mark.parametrize("kind", ["random", "alike", "one sign", "opposite"])
-def test_float32_products_lie_within_their_error_of_the_rounded_exact_ones(products: Products, dims: int, kind: str) -> None:
+def test_products_lie_within_their_error_of_the_rounded_exact_ones(products: Products, dims: int, kind: str) -> None:
     rng = np.random.default_rng(dims)
     vectors, queries = rng.standard_normal((300, dims)), rng.standard_normal((40, dims))
     if kind == "alike":
@@ -34,10 +36,19 @@ def test_float32_products_lie_within_their_error_of_the_rounded_exact_ones(produ
     elif kind == "opposite":
         queries = -vectors[:40]
     units, asked = grid_rows(vectors), grid_rows(queries)
-    found = products.all_pairs(asked.astype(np.float32), units.astype(np.float32))
-    assert found.dtype == np.float32
+    found, errors = products.by(asked.astype(np.float32))(units.astype(np.float32))
+    assert found.dtype == np.float32 and found.shape == (40, 300) and found.flags.c_contiguous
     off = np.abs(found.astype(np.float64) - exact(units, asked).astype(np.float32))
-    assert off.max() <= product_error(dims)
+    assert (off <= errors + products.rounding * np.abs(found)).all()
+    assert np.max(errors) <= (0.01 if products.rounding else product_error(dims)) + 4 * product_error(dims)
+
+
+def test_a_row_that_bfloat16_holds_adds_no_error_of_its_own() -> None:
+    if not Bfloat16Products.is_there():
+        pytest.skip("oneDNN does not multiply in bfloat16 on this processor")
+    queries = np.eye(2, 3, dtype=np.float32)
+    _, errors = Bfloat16Products().by(queries)(np.array([[0.5, 0.25, 1], [1 / 3, 0, 1]], np.float32))
+    assert errors[0] == np.float32(4 * product_error(3)) < errors[1]
 
 
 def test_the_error_covers_sums_in_the_worst_order_too() -> None:
@@ -49,20 +60,6 @@ def test_the_error_covers_sums_in_the_worst_order_too() -> None:
         sums += column * weight
     off = np.abs(sums.astype(np.float64) - exact(units, asked)[0].astype(np.float32))
     assert 0 < off.max() <= product_error(2000)
-
-
-def test_chosen_pairs_are_exact(products: Products) -> None:
-    rng = np.random.default_rng(0)
-    units, queries = grid_rows(rng.standard_normal((30, 384))), grid_rows(rng.standard_normal((7, 384)))
-    rows, numbers = np.divmod(np.sort(rng.permutation(30 * 7)[:150]), 7)
-    left, right = ([[int(number * GRID) for number in row] for row in side] for side in (units, queries))
-    whole = [sum(a * b for a, b in zip(left[row], right[number], strict=True)) / 2**52 for row, number in zip(rows.tolist(), numbers.tolist(), strict=True)]
-    assert products.some_pairs(units, queries, rows, numbers).tolist() == whole
-
-
-def test_no_pairs_have_no_products(products: Products) -> None:
-    none = np.empty(0, np.int64)
-    assert products.some_pairs(np.ones((2, 3)), np.ones((2, 3)), none, none).shape == (0,)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
@@ -79,21 +76,31 @@ def test_threads_leave_the_number_of_threads_of_torch_as_it_was(products: Produc
     assert torch.get_num_threads() == before
 
 
-def test_small_work_goes_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_work_goes_without_torch_and_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)  # an import of it would fail
-    assert isinstance(products_for(module.TORCH_PRODUCTS - 1), NumpyProducts)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    assert products_for(module.QUICK_PRODUCTS - 1) is None
 
 
 def test_large_work_goes_to_torch_where_it_has_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GpuProducts, "is_there", staticmethod(lambda: False))
+    monkeypatch.setattr(Bfloat16Products, "is_there", staticmethod(lambda: False))
     for is_there, expected in ((True, TorchProducts), (False, NumpyProducts)):
         monkeypatch.setattr(TorchProducts, "is_there", staticmethod(lambda is_there=is_there: is_there))
-        assert isinstance(products_for(module.TORCH_PRODUCTS), expected)
+        assert type(products_for(module.QUICK_PRODUCTS)) is expected
+
+
+@pytest.mark.parametrize("quicker", [TorchProducts, Bfloat16Products])
+def test_bfloat16_is_taken_where_it_is_quicker(monkeypatch: pytest.MonkeyPatch, quicker: type) -> None:
+    monkeypatch.setattr(GpuProducts, "is_there", staticmethod(lambda: False))
+    monkeypatch.setattr(Bfloat16Products, "is_there", staticmethod(lambda: True))
+    monkeypatch.setattr(module, "_seconds", lambda products: 1 if type(products) is quicker else 2)
+    assert type(products_for(module.QUICK_PRODUCTS)) is quicker
 
 
 def test_a_torch_that_may_take_float32_for_less_is_not_used() -> None:
     try:
         torch.set_float32_matmul_precision("medium")
-        assert type(products_for(module.TORCH_PRODUCTS)) is NumpyProducts
+        assert type(products_for(module.QUICK_PRODUCTS)) is NumpyProducts
     finally:
         torch.set_float32_matmul_precision("highest")

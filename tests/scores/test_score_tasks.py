@@ -144,7 +144,9 @@ def test_files_are_the_same_by_whatever_products_and_in_however_many_threads(
     shutil.rmtree(own_flow.store.layout.score_blocks)
     monkeypatch.setattr(similarity, "FILTER_DEPTHS", FILTER_DEPTHS)
     monkeypatch.setattr(products, "_num_cores", lambda: 3)
-    monkeypatch.setattr(products, "TORCH_PRODUCTS", 1 if with_torch else 10**18)
+    monkeypatch.setattr(products, "QUICK_PRODUCTS", 1)
+    if not with_torch:
+        monkeypatch.setattr(score_stage, "products_for", lambda _: products.NumpyProducts())
     assert files(depth=1) == before
 
 
@@ -154,7 +156,7 @@ def test_a_block_that_fails_in_its_thread_fails_the_run_with_its_words(own_flow,
 
     before = own_flow.store.need("scores/rds/adding")
     monkeypatch.setattr(products, "_num_cores", lambda: 2)
-    monkeypatch.setattr(products, "TORCH_PRODUCTS", 1)
+    monkeypatch.setattr(products, "QUICK_PRODUCTS", 1)
     monkeypatch.setattr(score_stage, "write_parquet", full)
     with pytest.raises(OSError, match="No space left on device"):
         score_again(own_flow, depth=5)

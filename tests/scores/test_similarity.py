@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rds_dagster.embeddings.unit_grid import GRID, grid_rows
-from rds_dagster.scores import similarity
-from rds_dagster.scores.products import NumpyProducts, Products, TorchProducts
+from rds_dagster.scores import filtering, similarity
+from rds_dagster.scores.products import Bfloat16Products, NumpyProducts, Products, TorchProducts
 from rds_dagster.scores.similarity import FILTER_DEPTHS, TILE_ROWS, QuerySets, TaskScores, TopList, score_block, score_sets
 
 
@@ -143,14 +143,14 @@ def test_a_zero_vector_is_as_far_from_every_query() -> None:
     assert scores.best.tolist() == [0.0, np.float32(0.6)] and scores.top.scores[1].tolist() == [0.0, np.float32(-0.6)]
 
 
-# ---- float32 products say which pairs matter ------------------------------------------------------------------------------------------------------------
-
-PRODUCTS: list[Products] = [NumpyProducts(), TorchProducts()]
+# ---- quick products say which pairs matter ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=PRODUCTS, ids=["numpy", "torch"])
+@pytest.fixture(params=[NumpyProducts, TorchProducts, Bfloat16Products], ids=["numpy", "torch", "bfloat16"])
 def products(request: pytest.FixtureRequest) -> Products:
-    return request.param
+    if request.param is Bfloat16Products and not Bfloat16Products.is_there():
+        pytest.skip("oneDNN does not multiply in bfloat16 on this processor")
+    return request.param()
 
 
 def close_worlds(rng: np.random.Generator, rows: int, sizes: tuple[int, ...], dims: int) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -174,20 +174,21 @@ def test_scores_have_the_bits_of_float64_sums_of_all_pairs(products: Products, s
     vectors, sets = close_worlds(rng, int(rng.integers(FILTER_DEPTHS * depth, 1000)), sizes, dims)
     vectors = vectors.astype(np.float16) if is_stored else vectors
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(similarity, "TILE_ROWS", int(rng.choice([1, 33, 256, TILE_ROWS])))
+        patch.setattr(filtering, "TILE_ROWS", int(rng.choice([1, 33, 256, TILE_ROWS])))
         found = score_sets(vectors, QuerySets(sets), depth, products)
     for queries, scores in zip(sets, found, strict=True):
         assert same(scores, plain_scores(vectors, queries, depth))
 
 
-@given(tied_worlds(), st.integers(1, 2), st.sampled_from([1, 3, 7, TILE_ROWS]))
-@settings(max_examples=80, deadline=None)
-def test_ties_fall_as_they_do_without_a_filter(world: tuple[np.ndarray, np.ndarray, int], depth: int, tile_rows: int) -> None:
+@given(tied_worlds(), st.integers(1, 2), st.sampled_from([1, 3, 7, 100, TILE_ROWS]), st.sampled_from([NumpyProducts, TorchProducts]))
+@settings(max_examples=160, deadline=None)
+def test_ties_fall_as_they_do_without_a_filter(world: tuple[np.ndarray, np.ndarray, int], depth: int, tile_rows: int, maker: type) -> None:
     few, queries, _ = world
     vectors = np.tile(few, (FILTER_DEPTHS * depth // len(few) + 1, 1)).astype(np.float16)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(similarity, "TILE_ROWS", tile_rows)
-        assert same(score_block(vectors, queries, depth), plain_scores(vectors, queries, depth))
+        patch.setattr(filtering, "TILE_ROWS", tile_rows)
+        (scores,) = score_sets(vectors, QuerySets([queries]), depth, maker())
+    assert same(scores, plain_scores(vectors, queries, depth))
 
 
 def test_random_vectors_of_several_tiles_have_the_bits_of_float64_sums(products: Products) -> None:
@@ -215,8 +216,10 @@ def test_a_product_of_nothing_but_negative_zeros_is_zero(products: Products) -> 
 def test_what_is_not_finite_is_refused(rows: int) -> None:
     vectors = random_units(rows, 3)
     vectors[2, 1] = np.nan
-    with pytest.raises(ValueError, match="a vector or a query is not finite, so it has no cosines; embed in float32"):
-        score_block(vectors, random_units(2, 3), depth=2)
+    for examples, queries in ((vectors, random_units(2, 3)), (random_units(rows, 3), vectors[:3])):
+        for products in (None, NumpyProducts()):
+            with pytest.raises(ValueError, match="a vector or a query is not finite, so it has no cosines; embed in float32"):
+                score_sets(examples, QuerySets([queries]), 2, products)
 
 
 # ---- no bit depends on company -------------------------------------------------------------------------------------------------------------------------
@@ -232,6 +235,8 @@ def test_the_bits_of_a_score_do_not_depend_on_place_or_neighbours(num_queries: i
     for _ in range(3):
         order = rng.permutation(len(vectors))[: rng.integers(1, len(vectors))]
         scores = score_block(vectors[order], queries, depth=5)
+        (filtered,) = score_sets(vectors[order], QuerySets([queries]), 5, NumpyProducts())
+        assert same(scores, filtered)
         assert np.array_equal(scores.best, whole[order].max(axis=1))
         assert np.array_equal(scores.best_query, whole[order].argmax(axis=1))
     for row in (0, 7, TILE_ROWS, len(vectors) - 1):
@@ -256,13 +261,15 @@ def test_a_block_in_another_order_has_the_same_scores(world: tuple[np.ndarray, n
     assert same(score_block(vectors, queries, depth), scores)
 
 
-@pytest.mark.parametrize("depth", [5, 500])  # so few rows of which the second is summed in float64 throughout
+@pytest.mark.parametrize("depth", [5, 500])  # so few rows that of the second all pairs are summed
 def test_the_same_bits_come_out_with_another_number_of_threads(depth: int, tmp_path: Path) -> None:
     code = """
 import sys, numpy as np
-from rds_dagster.scores.similarity import score_block
+from rds_dagster.scores.products import NumpyProducts
+from rds_dagster.scores.similarity import QuerySets, score_sets
 rng = np.random.default_rng(0)
-found = score_block(rng.standard_normal((3000, 384)).astype(np.float16), rng.standard_normal((50, 384), np.float32), int(sys.argv[2]))
+vectors, sets = rng.standard_normal((3000, 384)).astype(np.float16), QuerySets([rng.standard_normal((50, 384), np.float32)])
+(found,) = score_sets(vectors, sets, int(sys.argv[2]), NumpyProducts())
 np.savez(sys.argv[1], best=found.best, best_query=found.best_query, rows=found.top.rows, scores=found.top.scores)
 """
     for threads in ("1", "2", "3"):

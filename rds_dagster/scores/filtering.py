@@ -1,0 +1,103 @@
+"""Scores of a large block: quick products of all pairs say which few matter, and those are summed exactly.
+
+A product is off by no more than its maker says; so only pairs that this leaves open (the largest of each row and set; what may stand in a top list) can
+count, and what comes out is bit for bit what exact sums of all pairs give.
+
+Letters: N rows of a block, n of a tile, M queries, S sets, D hidden size.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rds_dagster.embeddings.unit_grid import GRID
+from rds_dagster.scores import tile_kernels as kernels
+from rds_dagster.scores.products import Products
+from rds_dagster.scores.similarity import NOT_FINITE, QuerySets, TopList
+
+TILE_ROWS = 512  # examples per matrix product: with 949 queries and 384 dims 1.9 MiB of products and 2.3 MiB of rows
+FLOOR_STEP = 1.5  # floors are raised when the longest list has grown by this
+EXACT_SQUARES = 32.0  # below this, the sum of squares of float16 is exact in float64 whatever its order: multiples of 2**-48
+
+
+def score_filtered(vectors: np.ndarray, sets: QuerySets, depth: int, products: Products) -> tuple[np.ndarray, np.ndarray, TopList]:
+    """Best (S, N) float32, best_query (S, N) int32 and the top lists of all queries; vectors (N, D), more of them than ``depth``."""
+    num_rows, dims = vectors.shape
+    starts = np.append(sets.starts, len(sets.set_of))
+    best, best_query = np.full((len(sets.parts), num_rows), -np.inf, np.float32), np.zeros((len(sets.parts), num_rows), np.int32)
+    multiply, rounding, lists = products.by(sets.narrow), products.rounding, _Lists(len(sets.set_of), depth)
+    scales, errors, near = np.empty(num_rows), np.empty(num_rows, np.float32), np.empty((len(sets.parts), TILE_ROWS), np.float32)
+    steps, narrow = np.empty((TILE_ROWS, dims), np.int32), np.empty((TILE_ROWS, dims), np.float32)
+    for start in range(0, num_rows, TILE_ROWS):
+        wide = products.widen(vectors[start : start + TILE_ROWS])
+        size, mine = len(wide), slice(start, start + len(wide))
+        scales[mine] = _scales(wide, vectors.dtype)
+        kernels.put_on_grid(wide, scales[mine], steps[:size], narrow[:size])
+        found, errors[mine] = multiply(narrow[:size])
+        kernels.find_near(found, starts, errors[mine], rounding, near[:, :size])
+        lists.make_room(size, errors, rounding)
+        kernels.scan_tile(
+            found, errors[mine], rounding, near[:, :size], start, steps[:size], sets.steps, starts, sets.set_of, best[:, mine], best_query[:, mine],
+            lists.floors, lists.held, lists.least, lists.rows,
+        )  # fmt: skip
+    lists.raise_floors(errors, rounding)
+    return best, best_query, lists.top(vectors, scales, sets, products)
+
+
+def _scales(wide: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """What takes each row to the grid, (n,) float64: the bits of ``grid_rows``. wide (n, D) float32, of ``dtype`` before."""
+    squares = np.empty(len(wide))
+    kernels.squares(wide, squares)
+    if not np.isfinite(squares).all():
+        raise ValueError(NOT_FINITE)
+    if dtype != np.float16 or squares.max() >= EXACT_SQUARES:
+        double = wide.astype(np.float64)
+        squares = np.einsum("nd,nd->n", double, double)
+    norms = np.sqrt(squares)
+    norms[norms == 0] = 1
+    return GRID / norms
+
+
+class _Lists:
+    """For each query the rows that may be among its ``depth`` largest so far, in row order, and the least that their cosines may be."""
+
+    def __init__(self, num_queries: int, depth: int) -> None:
+        self._depth = depth
+        self.floors, self.held = np.full(num_queries, np.finfo(np.float32).min), np.zeros(num_queries, np.int64)
+        self.least, self.rows = np.empty((num_queries, 0), np.float32), np.empty((num_queries, 0), np.int32)
+        self._next_floors = FLOOR_STEP * depth
+
+    def make_room(self, num_rows: int, errors: np.ndarray, rounding: float) -> None:
+        """For so many rows more; errors (N,) float32."""
+        if self.held.max() >= self._next_floors:
+            self.raise_floors(errors, rounding)
+            self._next_floors = FLOOR_STEP * int(self.held.max())
+        longest = int(self.held.max())
+        missing = longest + num_rows - self.rows.shape[1]
+        if missing > 0:  # equal cosines by the thousand all stay, since nothing here tells which to leave out
+            more = (len(self.held), max(missing, 2 * self._depth, longest))
+            self.least, self.rows = np.hstack([self.least, np.empty(more, np.float32)]), np.hstack([self.rows, np.empty(more, np.int32)])
+
+    def raise_floors(self, errors: np.ndarray, rounding: float) -> None:
+        """To the ``depth`` largest of each list; of the rows whose errors are not 0 some more may stay."""
+        least = self._ended()
+        place = least.shape[1] - self._depth
+        kernels.raise_floors(np.partition(least, place, axis=1)[:, place], errors, rounding, self.floors, self.held, self.least, self.rows)
+
+    def top(self, vectors: np.ndarray, scales: np.ndarray, sets: QuerySets, products: Products) -> TopList:
+        """The first ``depth`` of each, by their exact cosines; scales (N,) as found before."""
+        ends, queries, places = np.empty(len(vectors) + 1, np.int64), *(np.empty(self.held.sum(), np.int32) for _ in range(2))
+        kernels.by_row(self.held, self.rows, ends, queries, places)
+        for start in range(0, len(vectors), TILE_ROWS):
+            wide = products.widen(vectors[start : start + TILE_ROWS])
+            kernels.sum_lists(wide, scales, start, ends, queries, places, sets.steps, self.least)
+        self.raise_floors(np.zeros(len(vectors), np.float32), 0.0)
+        cosines = self._ended()
+        order = np.argsort(-cosines, axis=1, kind="stable")[:, : self._depth]
+        return TopList(np.take_along_axis(self.rows, order, axis=1).astype(np.int64), np.take_along_axis(cosines, order, axis=1))
+
+    def _ended(self) -> np.ndarray:
+        """The lists, all as long as the longest."""
+        longest = int(self.held.max())
+        kernels.end_lists(self.held, self.least, longest)
+        return self.least[:, :longest]
