@@ -43,6 +43,7 @@ bench: .venv/.installed
 	$(BIN)/python -m benchmarks.disk --data $(DATA) --json .bench/disk.json
 	$(BIN)/python -m benchmarks.overhead --json .bench/overhead.json
 	$(BIN)/python -m benchmarks.growth --data $(DATA) --work .bench/growth --share 0.05 --json .bench/growth.json
+	if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then $(BIN)/python -m benchmarks.gpu --data $(DATA) --json .bench/gpu.json; fi
 	$(BIN)/python -m benchmarks.check_ratios .bench/*.json
 
 format: .venv/.installed
