@@ -68,11 +68,17 @@ class Backbone:
         return self.fetch(self.launch(batch))
 
     def launch(self, batch: Batch) -> Launched:
-        """Hand a batch to the device. A GPU goes on with it when this returns, and waits for nothing of the host."""
+        """Hand a batch to the device. A GPU goes on with it when this returns, and waits for nothing of the host. Raises StateError if it does not fit."""
         import torch
 
         with torch.inference_mode():
-            vectors = self._embed(batch)[: len(batch.rows)]
+            try:
+                vectors = self._embed(batch)[: len(batch.rows)]
+            except torch.OutOfMemoryError as error:
+                raise StateError(
+                    f"encoder {self.identity.settings.name!r}: a batch of {batch.tokens.size:,} tokens does not fit the memory of {self.device}; "
+                    "set batch_tokens below that, or use a smaller model. What was stored before stays"
+                ) from error
             if kind_of(self.device) != "cuda":
                 return Launched(batch, vectors.cpu(), None)
             return Launched(batch, vectors.to("cpu", non_blocking=True), torch.cuda.current_stream(self.device).record_event())

