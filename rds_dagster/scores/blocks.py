@@ -5,6 +5,7 @@ A block is named by the hash of its live ids, those that unique/* keeps; a block
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +19,8 @@ from rds_dagster.storage.vectors import VectorStore, vector_array
 
 SLICE_BYTES = 16 * 2**20  # of vectors asked of LanceDB at once: read in blocks, 1,000,000 x 384 took 1.25 s; 1.5 to 3.1 s with 8 MiB, no less with 64
 BLOCK_BYTES = 64 * 2**20  # of float16 vectors: 87,381 of 384 dims; bounds memory whatever the hidden size
+
+SORTED_AT_ONCE = 4  # blocks of ids; on two cores 5.8 million took 0.4 s instead of 0.8
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,15 +46,16 @@ def live_blocks(vectors: VectorStore, live: np.ndarray) -> list[Block]:
     """The blocks that hold any of ``live`` (N,) S16, sorted; raises StateError if an id has no vector."""
     stored, known = vectors.ids(), SortedIds(live)
     size = block_rows(vectors.dims)
-    blocks, covered = [], 0
-    for start in range(0, len(stored), size):
+
+    def block(start: int) -> Block:
         ids = stored[start : start + size]
         ids[:] = take_ids(ids, id_order(ids))  # in place, and blocks hold views where all is live: 16 bytes an example in all
         is_live = known.places(ids)[1]
-        mine = ids if is_live.all() else ids[is_live]
-        covered += len(mine)
-        if len(mine):
-            blocks.append(Block(start, len(ids), mine))
+        return Block(start, len(ids), ids if is_live.all() else ids[is_live])
+
+    with ThreadPoolExecutor(SORTED_AT_ONCE) as threads:
+        blocks = [found for found in threads.map(block, range(0, len(stored), size)) if len(found.ids)]
+    covered = sum(len(found.ids) for found in blocks)
     if covered != len(live):
         raise StateError(f"{len(live):,} examples are kept and {covered:,} of them have a vector; run `rds run 'embeddings/*'` first")
     return blocks

@@ -13,9 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:  # imported late elsewhere: 1.1 s
+    import torch
 
 QUICK_PRODUCTS = 2**36  # multiply-adds from which loading torch and numba (2.2 s) pays: 189,000 examples of 384 dims for 949 queries
 TRIED = (512, 384, 949)  # rows, dims, queries of the products by which makers are compared, in some 20 ms
@@ -144,19 +147,25 @@ class Bfloat16Products(TorchProducts):
         norms are 1, and the one per cent covers that they are found in float32. They are added in float32, where some processors round to odd or flush
         to zero: 4 times the bound.
         """
-        from rds_dagster.scores.tile_kernels import bfloat16_changes
+        from rds_dagster.scores.tile_kernels import round_to_bfloat16, widen_bfloat16
 
-        torch, left = self._torch, self._torch.from_numpy(queries).bfloat16()
-        changes = np.empty(len(queries), np.float32)
-        bfloat16_changes(queries, changes)
-        of_query, of_sum = np.sqrt(changes.max()), 4 * product_error(queries.shape[1])
+        bfloat16, from_numpy = self._torch.bfloat16, self._torch.from_numpy
+        linear, int16 = self._torch.ops.mkldnn._linear_pointwise, self._torch.int16
+
+        def rounded(narrow: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+            halves, squares = np.empty(narrow.shape, np.int16), np.empty(len(narrow), np.float32)
+            round_to_bfloat16(narrow, halves, squares)
+            return from_numpy(halves).view(bfloat16), np.sqrt(squares)
+
+        left, of_queries = rounded(queries)
+        of_query, of_sum = of_queries.max(), 4 * product_error(queries.shape[1])
 
         def multiply(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            found = torch.ops.mkldnn._linear_pointwise(left, torch.from_numpy(rows).bfloat16(), None, "none", [], "").float().numpy()
-            squares = np.empty(len(rows), np.float32)
-            bfloat16_changes(rows, squares)
-            of_row = np.sqrt(squares)
-            return found, np.float32(1.01) * (of_row + of_query + of_row * of_query) + of_sum
+            right, of_row = rounded(rows)
+            product = linear(left, right, None, "none", [], "")
+            wide = np.empty(product.shape, np.float32)
+            widen_bfloat16(product.view(int16).numpy(), wide.view(np.int32))
+            return wide, np.float32(1.01) * (of_row + of_query + of_row * of_query) + of_sum
 
         return multiply
 

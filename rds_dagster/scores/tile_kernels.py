@@ -67,15 +67,25 @@ def _square_of_difference(left: np.ndarray, right: np.ndarray) -> np.float32:
 
 
 @_compiled
-def bfloat16_changes(narrow: np.ndarray, squares: np.ndarray) -> None:
-    """The square of what rounding to bfloat16 changes each row by, squares (n,) float32; narrow (n, D) float32."""
-    bits, rounded_bits = narrow.view(np.int32), np.empty(narrow.shape[1], np.int32)
-    rounded = rounded_bits.view(np.float32)
+def round_to_bfloat16(narrow: np.ndarray, rounded: np.ndarray, squares: np.ndarray) -> None:
+    """The upper halves of narrow (n, D) float32, rounded with ties to even, as rounded (n, D) int16; squares (n,) float32 of the norm of what it changes."""
+    bits, mine_bits = narrow.view(np.int32), np.empty(narrow.shape[1], np.int32)
+    mine = mine_bits.view(np.float32)
     for row in range(narrow.shape[0]):
         for d in range(narrow.shape[1]):
-            mine = bits[row, d]
-            rounded_bits[d] = (mine + np.int32(0x7FFF) + ((mine >> np.int32(16)) & np.int32(1))) & np.int32(-0x10000)  # ties to even
-        squares[row] = _square_of_difference(rounded, narrow[row])
+            whole = bits[row, d]
+            half = (whole + np.int32(0x7FFF) + ((whole >> np.int32(16)) & np.int32(1))) >> np.int32(16)
+            rounded[row, d] = np.int16(half)
+            mine_bits[d] = half << np.int32(16)
+        squares[row] = _square_of_difference(mine, narrow[row])
+
+
+@_compiled
+def widen_bfloat16(products: np.ndarray, wide_bits: np.ndarray) -> None:
+    """Products (M, n) bfloat16 as int16, as the bits of float32: (M, n) int32."""
+    for q in range(products.shape[0]):
+        for row in range(products.shape[1]):
+            wide_bits[q, row] = np.int32(products[q, row]) << np.int32(16)
 
 
 @_compiled

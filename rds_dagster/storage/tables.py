@@ -167,14 +167,16 @@ def make_recipe(stage: str, code: int, settings: object, parents: Mapping[str, s
 
 
 def write_parquet(path: Path, rows: pa.Table | Iterable[pa.RecordBatch | pa.Table], schema: pa.Schema, *, plain: Sequence[str] = ()) -> int:
-    """Write a Parquet file atomically, zstd-compressed; returns its rows. Equal tables give equal bytes, and so do equal rows in equal batches.
+    """Write a Parquet file atomically; returns its rows. Equal tables give equal bytes, and so do equal rows in equal batches.
 
     A batch is a row group; one that would be large may come as a table, whose chunks (of a multiple of 1,024 rows) leave no trace in the bytes.
-    ``plain``: columns whose values hardly ever repeat, for which no dictionary is tried: 65,536 ids and scores took 4.4 ms instead of 9.0, and 15% fewer bytes.
+    ``plain``: columns whose values hardly ever repeat, for which neither a dictionary nor compression is tried: 65,536 ids and scores took 4.4 ms instead of
+    9.0 without the one, and the files of a block a quarter less without the other, for 3% more bytes.
     """
     batches = _row_groups(rows.cast(schema)) if isinstance(rows, pa.Table) else rows
     num_rows, coded = 0, [name for name in schema.names if name not in plain] if plain else True
-    with atomic_path(path) as partial, pq.ParquetWriter(partial, schema, compression=COMPRESSION, use_dictionary=coded) as writer:
+    compression = {name: "NONE" if name in plain else COMPRESSION for name in schema.names} if plain else COMPRESSION
+    with atomic_path(path) as partial, pq.ParquetWriter(partial, schema, compression=compression, use_dictionary=coded) as writer:
         for batch in batches:
             if isinstance(batch, pa.Table):
                 writer.write_table(batch)

@@ -216,7 +216,10 @@ def slice_rows(dims: int, slice_bytes: int) -> int:
 
 
 def vector_array(column: pa.ChunkedArray | pa.Array, dims: int) -> np.ndarray:
-    """Arrow fixed_size_list<float16> as (N, D) float16."""
+    """Arrow fixed_size_list<float16> as (N, D) float16; the memory of the column itself where that is one chunk, to read only."""
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     parts = [chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, dims) for chunk in chunks if len(chunk)]
+    if len(parts) == 1:
+        (whole,) = parts
+        return np.asarray(whole)
     return np.concatenate(parts) if parts else np.empty((0, dims), np.float16)

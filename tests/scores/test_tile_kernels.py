@@ -36,8 +36,11 @@ def test_bfloat16_is_what_torch_rounds_to() -> None:
     rows = np.random.default_rng(0).standard_normal((30, 100)).astype(np.float32)
     rows[:, :2] = np.array([1 + 2.0**-8, 1 + 3 * 2.0**-8])  # half way between two
     rounded = torch.from_numpy(rows).bfloat16().float().numpy()
-    squares = np.empty(30, np.float32)
-    kernels.bfloat16_changes(rows, squares)
+    halves, squares = np.empty(rows.shape, np.int16), np.empty(30, np.float32)
+    kernels.round_to_bfloat16(rows, halves, squares)
+    wide = np.empty(rows.shape, np.float32)
+    kernels.widen_bfloat16(halves, wide.view(np.int32))
+    assert np.array_equal(wide, rounded)
     assert squares == pytest.approx(np.square(rounded.astype(np.float64) - rows).sum(axis=1), rel=1e-5)
 
 
