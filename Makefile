@@ -39,7 +39,7 @@ bench: .venv/.installed
 	$(BIN)/python -m benchmarks.scoring --work .bench/scoring --examples 1000000 --json .bench/scoring.json
 	$(BIN)/python -m benchmarks.selection --examples 1000000 --json .bench/selection.json
 	$(BIN)/python -m benchmarks.reading --data $(DATA) --json .bench/reading.json
-	$(BIN)/python -m benchmarks.memory --stages texts vectors --sizes 200000 1000000 --json .bench/memory.json
+	$(BIN)/python -m benchmarks.memory --stages texts vectors --sizes 300000 1000000 --json .bench/memory.json
 	$(BIN)/python -m benchmarks.disk --data $(DATA) --json .bench/disk.json
 	$(BIN)/python -m benchmarks.overhead --json .bench/overhead.json
 	$(BIN)/python -m benchmarks.growth --data $(DATA) --work .bench/growth --share 0.05 --json .bench/growth.json

@@ -18,8 +18,9 @@ from rds_dagster.storage.memory import release_unused
 from rds_dagster.storage.vectors import VectorStore, vector_array
 
 SLICE_BYTES = 16 * 2**20  # of vectors asked of LanceDB at once: read in blocks, 1,000,000 x 384 took 1.25 s; 1.5 to 3.1 s with 8 MiB, no less with 64
-BLOCK_BYTES = 64 * 2**20  # of float16 vectors: 87,381 of 384 dims; bounds memory whatever the hidden size
-
+# Of float16 vectors, a block a worker: bounds memory whatever the hidden size. 2,097,152 x 384 for 949 queries took 12.2 s and 1,064 MiB; with blocks of
+# 64 MiB 14.4 s and 955 MiB, since each has top lists to make and to merge; with 256 MiB 13.0 s and 1,301 MiB.
+BLOCK_BYTES = 128 * 2**20
 SORTED_AT_ONCE = 4  # blocks of ids; on two cores 5.8 million took 0.4 s instead of 0.8
 
 
@@ -61,9 +62,9 @@ def live_blocks(vectors: VectorStore, live: np.ndarray) -> list[Block]:
     return blocks
 
 
-def read_block(vectors: VectorStore, block: Block) -> np.ndarray:
-    """The block's live vectors in id order, (n, D) float16."""
-    read, known = np.empty((len(block.ids), vectors.dims), np.float16), SortedIds(block.ids)
+def read_block(vectors: VectorStore, block: Block, into: np.ndarray | None = None) -> np.ndarray:
+    """The block's live vectors in id order, (n, D) float16; ``into`` (n or more, D) float16: memory to use again, since new memory took 0.6 us a row more."""
+    read, known = np.empty((len(block.ids), vectors.dims), np.float16) if into is None else into[: len(block.ids)], SortedIds(block.ids)
     for batch in vectors.stream(["id", "vector"], start=block.start, rows=block.rows, slice_bytes=SLICE_BYTES):
         places, is_live = known.places(id_array(batch.column("id")))
         stored = vector_array(batch.column("vector"), vectors.dims)

@@ -29,10 +29,9 @@ def score_filtered(vectors: np.ndarray, sets: QuerySets, depth: int, products: P
     scales, errors, near = np.empty(num_rows), np.empty(num_rows, np.float32), np.empty((len(sets.parts), TILE_ROWS), np.float32)
     steps, narrow = np.empty((TILE_ROWS, dims), np.int32), np.empty((TILE_ROWS, dims), np.float32)
     for start in range(0, num_rows, TILE_ROWS):
-        wide = products.widen(vectors[start : start + TILE_ROWS])
-        size, mine = len(wide), slice(start, start + len(wide))
-        scales[mine] = _scales(wide, vectors.dtype)
-        kernels.put_on_grid(wide, scales[mine], steps[:size], narrow[:size])
+        tile = vectors[start : start + TILE_ROWS]
+        size, mine = len(tile), slice(start, start + len(tile))
+        _put_on_grid(tile, scales[mine], steps[:size], narrow[:size])
         found, errors[mine] = multiply(narrow[:size])
         kernels.find_near(found, starts, errors[mine], rounding, near[:, :size])
         lists.make_room(size, errors, rounding)
@@ -41,21 +40,29 @@ def score_filtered(vectors: np.ndarray, sets: QuerySets, depth: int, products: P
             lists.floors, lists.held, lists.least, lists.rows,
         )  # fmt: skip
     lists.raise_floors(errors, rounding)
-    return best, best_query, lists.top(vectors, scales, sets, products)
+    return best, best_query, lists.top(vectors, scales, sets)
 
 
-def _scales(wide: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """What takes each row to the grid, (n,) float64: the bits of ``grid_rows``. wide (n, D) float32, of ``dtype`` before."""
-    squares = np.empty(len(wide))
-    kernels.squares(wide, squares)
-    if not np.isfinite(squares).all():
+def _put_on_grid(vectors: np.ndarray, scales: np.ndarray, steps: np.ndarray, narrow: np.ndarray) -> None:
+    """Fill scales (n,) float64, what takes each row to the grid, steps (n, D) int32 and narrow (n, D) float32, the unit; the bits of ``grid_rows``."""
+    is_exact = vectors.dtype == np.float16
+    if not is_exact:
+        scales[:] = _scales_in_order(vectors)
+    largest = kernels.put_on_grid(kernels.bits_of(vectors), scales, not is_exact, steps, narrow)
+    if not np.isfinite(largest):
         raise ValueError(NOT_FINITE)
-    if dtype != np.float16 or squares.max() >= EXACT_SQUARES:
-        double = wide.astype(np.float64)
-        squares = np.einsum("nd,nd->n", double, double)
-    norms = np.sqrt(squares)
+    if is_exact and largest >= EXACT_SQUARES:
+        scales[:] = _scales_in_order(vectors)
+        kernels.put_on_grid(kernels.bits_of(vectors), scales, True, steps, narrow)
+
+
+def _scales_in_order(vectors: np.ndarray) -> np.ndarray:
+    """GRID / norm of each row, (n,) float64, by sums of squares in the order of ``grid_rows``."""
+    wide = vectors.astype(np.float64)
+    norms = np.sqrt(np.einsum("nd,nd->n", wide, wide))
     norms[norms == 0] = 1
-    return GRID / norms
+    scales: np.ndarray = GRID / norms
+    return scales
 
 
 class _Lists:
@@ -80,24 +87,22 @@ class _Lists:
 
     def raise_floors(self, errors: np.ndarray, rounding: float) -> None:
         """To the ``depth`` largest of each list; of the rows whose errors are not 0 some more may stay."""
-        least = self._ended()
-        place = least.shape[1] - self._depth
-        kernels.raise_floors(np.partition(least, place, axis=1)[:, place], errors, rounding, self.floors, self.held, self.least, self.rows)
+        longest = int(self.held.max())
+        kernels.end_lists(self.held, self.least, longest)
+        place = longest - self._depth
+        new = np.partition(self.least[:, :longest], place, axis=1)[:, place]
+        kernels.raise_floors(new, errors, rounding, self.floors, self.held, self.least, self.rows)
 
-    def top(self, vectors: np.ndarray, scales: np.ndarray, sets: QuerySets, products: Products) -> TopList:
+    def top(self, vectors: np.ndarray, scales: np.ndarray, sets: QuerySets) -> TopList:
         """The first ``depth`` of each, by their exact cosines; scales (N,) as found before."""
         ends, queries, places = np.empty(len(vectors) + 1, np.int64), *(np.empty(self.held.sum(), np.int32) for _ in range(2))
         kernels.by_row(self.held, self.rows, ends, queries, places)
         for start in range(0, len(vectors), TILE_ROWS):
-            wide = products.widen(vectors[start : start + TILE_ROWS])
-            kernels.sum_lists(wide, scales, start, ends, queries, places, sets.steps, self.least)
+            tile = kernels.bits_of(vectors[start : start + TILE_ROWS])
+            kernels.sum_lists(tile, scales, start, ends, queries, places, sets.steps, self.least)
         self.raise_floors(np.zeros(len(vectors), np.float32), 0.0)
-        cosines = self._ended()
-        order = np.argsort(-cosines, axis=1, kind="stable")[:, : self._depth]
-        return TopList(np.take_along_axis(self.rows, order, axis=1).astype(np.int64), np.take_along_axis(cosines, order, axis=1))
-
-    def _ended(self) -> np.ndarray:
-        """The lists, all as long as the longest."""
-        longest = int(self.held.max())
-        kernels.end_lists(self.held, self.least, longest)
-        return self.least[:, :longest]
+        keys = np.empty((len(self.held), int(self.held.max())), np.int64)
+        kernels.sort_keys(self.held, self.least, keys)
+        keys.sort(axis=1)
+        first = keys[:, : self._depth] & 0xFFFFFFFF
+        return TopList(np.take_along_axis(self.rows, first, axis=1).astype(np.int64), np.take_along_axis(self.least, first, axis=1))

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +25,7 @@ from rds_dagster.scores.blocks import Block, live_blocks
 from rds_dagster.scores.products import products_for
 from rds_dagster.scores.settings import METHOD, ScoreSettings
 from rds_dagster.scores.shortlist import Shortlist
-from rds_dagster.scores.similarity import QuerySets, TaskScores, score_sets
+from rds_dagster.scores.similarity import FILTER_DEPTHS, QuerySets, TaskScores, score_sets
 from rds_dagster.scores.space import Space, open_space
 from rds_dagster.storage.ids import id_array, id_column
 from rds_dagster.storage.manifest import Counts, Manifest, TableFile
@@ -72,7 +73,10 @@ def score_tasks(
     embeddings = [store.need(f"embeddings/{pool}") for pool in pools]
     space = open_space(store, embeddings, store.need(whitening_key(whitened)) if whitened else None)
     open_tasks = [_open_task(store, name, space, settings) for name in tasks]
-    blocks = live_blocks(space.vectors, live)
+    with ThreadPoolExecutor(1) as beside:
+        if not all(task.folder.exists() for task in open_tasks):  # all is to be scored for one of them
+            beside.submit(_warm_up, open_tasks, len(live))
+        blocks = live_blocks(space.vectors, live)
     computed = dict.fromkeys(tasks, 0)
     missing = [(block, [task for task in open_tasks if not all(path.exists() for path in task.paths(block))]) for block in blocks]
     for block, scored in _score_missing(space, [(block, stale) for block, stale in missing if stale], settings.depth):
@@ -83,6 +87,14 @@ def score_tasks(
         made = threads.map(lambda task: _write_task(store, task, blocks, embeddings, space, content, settings), open_tasks)
         manifests = dict(zip(tasks, made, strict=True))
     return ScoredTasks(manifests, computed, {name: len(live) - computed[name] for name in tasks})
+
+
+def _warm_up(tasks: Sequence[_Task], num_rows: int) -> None:
+    """Load what makes scoring quick, if so many rows are worth it, by scoring next to nothing; beside ``live_blocks`` this costs hardly any time."""
+    dims = tasks[0].vectors.shape[1]
+    products = products_for(num_rows * sum(len(task.vectors) for task in tasks) * dims)
+    if products is not None:
+        score_sets(np.ones((FILTER_DEPTHS, dims), np.float16), QuerySets([np.ones((1, dims), np.float32)]), 1, products)
 
 
 def _open_task(store: TableStore, name: str, space: Space, settings: ScoreSettings) -> _Task:
@@ -103,13 +115,20 @@ def _score_missing(space: Space, missing: list[tuple[Block, list[_Task]]], depth
     products = products_for(pairs * missing[0][1][0].vectors.shape[1])
     sets = {tuple(task.name for task in tasks): QuerySets([task.vectors for task in tasks]) for _, tasks in missing}
 
+    workers = 1 if products is None else min(len(missing), products.most_threads, MOST_WORKERS)
+    free = SimpleQueue[np.ndarray]()
+    for _ in range(workers):
+        free.put(np.empty((max(len(block.ids) for block, _ in missing), space.vectors.dims), np.float16))
+
     def score(work: tuple[Block, list[_Task]]) -> tuple[Block, list[_Task]]:
         block, tasks = work
-        for task, scores in zip(tasks, score_sets(space.read(block), sets[tuple(task.name for task in tasks)], depth, products), strict=True):
+        memory = free.get()
+        found = score_sets(space.read(block, memory), sets[tuple(task.name for task in tasks)], depth, products)
+        free.put(memory)
+        for task, scores in zip(tasks, found, strict=True):
             _write_block(task, block, scores)
         return work
 
-    workers = 1 if products is None else min(len(missing), products.most_threads, MOST_WORKERS)
     if products is None or workers == 1:  # and one block in memory, however many there are
         yield from map(score, missing)
         return

@@ -29,9 +29,9 @@ class Space:
         """Fingerprints of what makes the space: the encoder and, if there is one, the whitening."""
         return (self.vectors.encoder, *([self.recorded.fingerprint] if self.recorded else []))
 
-    def read(self, block: Block) -> np.ndarray:
-        """The block's live vectors in id order: (n, D) float16 as stored, or (n, d) float32, whitened."""
-        stored = read_block(self.vectors, block)
+    def read(self, block: Block, into: np.ndarray | None = None) -> np.ndarray:
+        """The block's live vectors in id order: (n, D) float16 as stored, or (n, d) float32, whitened; ``into`` as ``read_block`` takes it."""
+        stored = read_block(self.vectors, block, into)
         return stored if self.whitening is None else self.whitening.apply(stored)
 
     def queries(self, vectors: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
 """The inner loops of scoring, compiled: each takes one tile of rows through all its queries while it is in the cache.
 
 Imported late: numba takes 0.2 s to load and its cached code 0.6 s. What sums is whole numbers, so no order of adding changes a bit, and the compiler may
-choose its own. Comparisons go LANES at a time; that is what it turns into vector instructions, whichever the processor has.
+choose its own; loops are such that it finds vector instructions for them, whichever the processor has.
+Vectors come as float32 or as the bits of float16 (uint16), products as float32 or as the bits of bfloat16 (int16): what costs here is memory.
 
 Letters: n rows of a tile, N rows of a block, M queries, S sets, D hidden size, P pairs.
 """
@@ -12,10 +13,12 @@ from collections.abc import Callable, Set
 from typing import TypeVar
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 
-LANES = 16  # float32 in the widest vector register there is
-STEP = 2.0**-26  # of embeddings/unit_grid.py
+from rds_dagster.embeddings.unit_grid import GRID
+
+STEP = 1 / GRID
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
 
@@ -33,6 +36,37 @@ def _any_order(function: _Function) -> _Function:
     return _compiled(function, {"reassoc", "contract"})
 
 
+def bits_of(vectors: np.ndarray) -> np.ndarray:
+    """float32 as it is, float16 as its bits, uint16: what kernels take as vectors."""
+    return vectors.view(np.uint16) if vectors.dtype == np.float16 else vectors
+
+
+def _widen(bits: np.ndarray, wide: np.ndarray) -> None:
+    """A row of vectors (D,) as wide (D,) float32."""
+    raise NotImplementedError("for compiled code alone")
+
+
+@overload(_widen)  # type: ignore[untyped-decorator]
+def _widen_by_type(bits, wide):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, numba compares it with what it returns
+    return _copy if bits.dtype == types.float32 else _widen_float16
+
+
+def _copy(bits, wide):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, see above
+    wide[:] = bits
+
+
+def _widen_float16(bits, wide):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, see above
+    """Exact: another bias of the exponent; what has none gets 2**-14 more first, which is taken away as a number, so that no float32 is subnormal."""
+    wide_bits = wide.view(np.int32)
+    for d in range(bits.shape[0]):
+        size = np.int32(bits[d]) & np.int32(0x7FFF)
+        infinite = np.int32(0x38000000) if size >= np.int32(0x7C00) else np.int32(0)
+        wide_bits[d] = np.int32((size << np.int32(13)) + (np.int32(0x38000000) if size >= np.int32(0x0400) else np.int32(0x38800000)) + infinite)
+    for d in range(bits.shape[0]):
+        value = wide[d] - (np.float32(0) if (bits[d] & np.uint16(0x7FFF)) >= np.uint16(0x0400) else np.float32(2.0**-14))
+        wide[d] = -value if bits[d] >= np.uint16(0x8000) else value
+
+
 @_any_order
 def _square(row: np.ndarray) -> float:
     total = 0.0
@@ -42,20 +76,24 @@ def _square(row: np.ndarray) -> float:
 
 
 @_compiled
-def squares(wide: np.ndarray, sums: np.ndarray) -> None:
-    """The square of each row's norm, sums (n,) float64, of wide (n, D) float32; added in any order, so for rows where that makes no difference."""
-    for row in range(wide.shape[0]):
-        sums[row] = _square(wide[row])
+def put_on_grid(vectors: np.ndarray, scales: np.ndarray, are_given: bool, steps: np.ndarray, narrow: np.ndarray) -> float:
+    """Rows of vectors (n, D) as whole steps of the grid, steps (n, D) int32, and as float32, narrow (n, D).
 
-
-@_compiled
-def put_on_grid(wide: np.ndarray, scales: np.ndarray, steps: np.ndarray, narrow: np.ndarray) -> None:
-    """Rows (n, D) float32 as whole steps of the grid, steps (n, D) int32, and as float32, narrow (n, D); scales (n,) float64 are GRID / norm."""
-    for row in range(wide.shape[0]):
-        for d in range(wide.shape[1]):
-            step = np.rint(np.float64(wide[row, d]) * scales[row])
+    scales (n,) float64 are GRID / norm; unless they are given they are found, with sums of squares in any order, so for rows where that makes no
+    difference. Returns the largest square of a norm, or what is not finite.
+    """
+    wide, largest, spoilt = np.empty(vectors.shape[1], np.float32), 0.0, 0.0
+    for row in range(vectors.shape[0]):
+        _widen(vectors[row], wide)
+        square = _square(wide)
+        largest, spoilt = max(largest, square), spoilt + (square - square)  # 0, unless it is not finite
+        if not are_given:
+            scales[row] = GRID / np.sqrt(square) if square > 0.0 else GRID
+        for d in range(vectors.shape[1]):
+            step = np.rint(np.float64(wide[d]) * scales[row])
             steps[row, d] = np.int32(step)
             narrow[row, d] = np.float32(step * STEP)
+    return largest + spoilt
 
 
 @_any_order
@@ -80,21 +118,13 @@ def round_to_bfloat16(narrow: np.ndarray, rounded: np.ndarray, squares: np.ndarr
         squares[row] = _square_of_difference(mine, narrow[row])
 
 
-@_compiled
-def widen_bfloat16(products: np.ndarray, wide_bits: np.ndarray) -> None:
-    """Products (M, n) bfloat16 as int16, as the bits of float32: (M, n) int32."""
-    for q in range(products.shape[0]):
-        for row in range(products.shape[1]):
-            wide_bits[q, row] = np.int32(products[q, row]) << np.int32(16)
-
-
-@_compiled
+@_any_order
 def _cosine(left: np.ndarray, right: np.ndarray) -> np.float32:
-    """The exact sum, rounded once; below 2**53 steps, so float64 takes it as it is."""
-    total = np.int64(0)
+    """The exact sum, rounded once: all its parts are whole numbers below 2**53, which float64 holds."""
+    total = 0.0
     for d in range(left.shape[0]):
-        total += np.int64(left[d]) * np.int64(right[d])
-    return np.float32(np.float64(total) * (STEP * STEP))
+        total += np.float64(left[d]) * np.float64(right[d])
+    return np.float32(total * (STEP * STEP))
 
 
 @_compiled
@@ -104,38 +134,62 @@ def _reach(value: float, error: float, rounding: float) -> np.float32:
     return np.float32(least / (1.0 + rounding) if least >= 0.0 else least / (1.0 - rounding))
 
 
+def _product(bits: np.float32) -> np.float32:
+    """A product as float32."""
+    raise NotImplementedError("for compiled code alone")
+
+
+@overload(_product)  # type: ignore[untyped-decorator]
+def _product_by_type(bits):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, see above
+    return (lambda bits: bits) if bits == types.float32 else lambda bits: np.int32(np.int32(bits) << np.int32(16)).view(np.float32)
+
+
+def _floor_key(value: np.float32, like: np.ndarray) -> np.float32:
+    """What products, of ``like``'s type, are compared with so that none that reaches ``value`` is missed: bits of bfloat16 fall where numbers below 0 rise."""
+    raise NotImplementedError("for compiled code alone")
+
+
+@overload(_floor_key)  # type: ignore[untyped-decorator]
+def _floor_key_by_type(value, like):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, see above
+    if like.dtype == types.float32:
+        return lambda value, like: value
+    return lambda value, like: np.int16(np.float32(value).view(np.int32) >> np.int32(16)) if value > np.float32(0) else np.int16(-0x8000)
+
+
 @_compiled
 def find_near(products: np.ndarray, starts: np.ndarray, errors: np.ndarray, rounding: float, near: np.ndarray) -> None:
     """What a product of each row must reach to belong to the largest cosine of each set, near (S, n) float32.
 
-    products (M, n) float32 are off by errors (n,) float32 and ``rounding`` times their size at most; starts (S + 1,) int64.
+    products (M, n) float32, or bfloat16 as int16, are off by errors (n,) float32 and ``rounding`` times their size at most; starts (S + 1,) int64.
     """
+    largest = np.empty(products.shape[1], products.dtype)
     for s in range(near.shape[0]):
-        mine = near[s]
-        mine[:] = products[starts[s]]
+        largest[:] = products[starts[s]]
         for q in range(starts[s] + 1, starts[s + 1]):
-            for row in range(mine.shape[0]):
-                mine[row] = products[q, row] if products[q, row] > mine[row] else mine[row]
-        for row in range(mine.shape[0]):
-            mine[row] = _reach(np.float64(mine[row]), np.float64(errors[row]), rounding)
+            for row in range(largest.shape[0]):
+                largest[row] = products[q, row] if products[q, row] > largest[row] else largest[row]
+        for row in range(largest.shape[0]):
+            value = _product(largest[row])
+            if value < np.float32(0):  # as bits these are in reverse order
+                for q in range(starts[s], starts[s + 1]):
+                    value = max(value, _product(products[q, row]))
+            near[s, row] = _reach(np.float64(value), np.float64(errors[row]), rounding)
 
 
 @_compiled
-def _reaching(values: np.ndarray, limits: np.ndarray, found: np.ndarray) -> np.int64:
-    """How many of values (n,) reach their limit; found (n + 1,) begins with their places."""
-    count, size = np.int64(0), values.shape[0]
-    whole = size // LANES * LANES
-    for first in range(0, whole, LANES):
-        hit = np.int32(0)
-        for row in range(first, first + LANES):
-            hit |= np.int32(values[row] >= limits[row])
-        if hit:
-            for row in range(first, first + LANES):
+def _reaching(values: np.ndarray, limits: np.ndarray, limit: np.float32, flags: np.ndarray, found: np.ndarray) -> np.int64:
+    """How many of values (n,) reach their limit or the one of all; found begins with their places. flags (n or more,) int8, 0 behind n.
+
+    Eight flags are looked at as one number: five times as fast as a loop that ends a group of comparisons with a branch.
+    """
+    for row in range(values.shape[0]):
+        flags[row] = np.int8(values[row] >= limits[row]) | np.int8(values[row] >= limit)
+    count, words = np.int64(0), flags.view(np.int64)
+    for word in range(words.shape[0]):
+        if words[word]:
+            for row in range(8 * word, 8 * word + 8):
                 found[count] = row
-                count += np.int64(values[row] >= limits[row])
-    for row in range(whole, size):
-        found[count] = row
-        count += np.int64(values[row] >= limits[row])
+                count += np.int64(flags[row])
     return count
 
 
@@ -147,27 +201,30 @@ def scan_tile(
 ) -> None:  # fmt: skip
     """Find the best query of each row of a tile, and add to the list of each query what may reach its floor.
 
-    products, errors, rounding, starts, and near by ``find_near``; steps (n, D) and query_steps (M, D) int32; set_of (M,) int64. Raises best (S, n) and
-    best_query (S, n). The lists: floors (M,) float32, held (M,) int64, least (M, width) float32 the least that a cosine may be, and rows (M, width), of
-    which held[q] are there, width being ``held`` + n at least, row numbers from ``start``.
+    products, errors, rounding and starts as ``find_near`` takes them, near as it gives them; steps (n, D) and query_steps (M, D) int32; set_of (M,) int64.
+    Raises best (S, n) and best_query (S, n). The lists: floors (M,) float32, held (M,) int64, least (M, width) float32 the least that a cosine may be, and
+    rows (M, width), of which held[q] are there, width being ``held`` + n at least, row numbers from ``start``.
     """
     size = products.shape[1]
-    found, limits, margins = np.empty(size + 1, np.int64), np.empty(size, np.float32), errors * np.float32(1.01)
+    flags = np.zeros(-(-size // 8) * 8, np.int8)
+    found, keys, margins = np.empty(len(flags) + 1, np.int64), np.empty(near.shape, products.dtype), errors * np.float32(1.01)
+    widest = margins.max()
+    for s in range(near.shape[0]):
+        for row in range(size):
+            keys[s, row] = _floor_key(near[s, row], products)
     for q in range(products.shape[0]):
         s, mine, count = set_of[q], products[q], held[q]
         floor = np.float32(floors[q] / (1.0 + rounding if floors[q] >= 0.0 else 1.0 - rounding))  # floor - margin is a little below ``_reach``
         close = near[s]
-        for row in range(size):
-            reach = floor - margins[row]
-            limits[row] = close[row] if close[row] < reach else reach
-        for k in range(_reaching(mine, limits, found)):
+        for k in range(_reaching(mine, keys[s], _floor_key(np.float32(floor - widest), products), flags, found)):
             row = found[k]
-            if mine[row] >= close[row]:
+            product = _product(mine[row])
+            if product >= close[row]:
                 cosine = _cosine(steps[row], query_steps[q])
                 if cosine > best[s, row]:
                     best[s, row], best_query[s, row] = cosine, q - starts[s]
-            if mine[row] >= floor - margins[row]:
-                list_least[q, count], list_rows[q, count] = mine[row] - (errors[row] + np.float32(rounding) * abs(mine[row])), start + row
+            if product >= floor - margins[row]:
+                list_least[q, count], list_rows[q, count] = product - (errors[row] + np.float32(rounding) * abs(product)), start + row
                 count += 1
         held[q] = count
 
@@ -196,6 +253,19 @@ def raise_floors(
 
 
 @_compiled
+def sort_keys(held: np.ndarray, cosines: np.ndarray, keys: np.ndarray) -> None:
+    """Keys (M, width) int64 that ascend where the lists' cosines fall, and from one place of equal ones to the next: the place is in the lower half.
+
+    Behind the end of a list they are the largest there is.
+    """
+    for q in range(held.shape[0]):
+        bits = cosines[q].view(np.int32)
+        for k in range(keys.shape[1]):
+            rising = np.int64(bits[k] ^ ((bits[k] >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+            keys[q, k] = (-rising << np.int64(32)) | np.int64(k) if k < held[q] else np.int64(0x7FFFFFFFFFFFFFFF)
+
+
+@_compiled
 def by_row(held: np.ndarray, list_rows: np.ndarray, ends: np.ndarray, queries: np.ndarray, places: np.ndarray) -> None:
     """The pairs of all lists by row: those of row r are ends[r] to ends[r + 1], ends (N + 1,) int64; queries and places in their lists, (P,) int32."""
     ends[:] = 0
@@ -216,15 +286,16 @@ def by_row(held: np.ndarray, list_rows: np.ndarray, ends: np.ndarray, queries: n
 
 @_compiled
 def sum_lists(
-    wide: np.ndarray, scales: np.ndarray, start: int, ends: np.ndarray, queries: np.ndarray, places: np.ndarray, query_steps: np.ndarray,
+    vectors: np.ndarray, scales: np.ndarray, start: int, ends: np.ndarray, queries: np.ndarray, places: np.ndarray, query_steps: np.ndarray,
     list_least: np.ndarray,
 ) -> None:  # fmt: skip
-    """Put exact cosines in the place of the least, for the pairs (``by_row``) of the rows of a tile that begins at row ``start``; wide (n, D) float32."""
-    steps = np.empty(wide.shape[1], np.int32)
-    for row in range(wide.shape[0]):
+    """Put exact cosines in the place of the least, for the pairs (``by_row``) of the rows of a tile that begins at row ``start``; vectors (n, D)."""
+    wide, steps = np.empty(vectors.shape[1], np.float32), np.empty(vectors.shape[1], np.int32)
+    for row in range(vectors.shape[0]):
         if ends[start + row] == ends[start + row + 1]:
             continue
-        for d in range(wide.shape[1]):
-            steps[d] = np.int32(np.rint(np.float64(wide[row, d]) * scales[start + row]))
+        _widen(vectors[row], wide)
+        for d in range(vectors.shape[1]):
+            steps[d] = np.int32(np.rint(np.float64(wide[d]) * scales[start + row]))
         for k in range(ends[start + row], ends[start + row + 1]):
             list_least[queries[k], places[k]] = _cosine(steps, query_steps[queries[k]])

@@ -170,13 +170,14 @@ def write_parquet(path: Path, rows: pa.Table | Iterable[pa.RecordBatch | pa.Tabl
     """Write a Parquet file atomically; returns its rows. Equal tables give equal bytes, and so do equal rows in equal batches.
 
     A batch is a row group; one that would be large may come as a table, whose chunks (of a multiple of 1,024 rows) leave no trace in the bytes.
-    ``plain``: columns whose values hardly ever repeat, for which neither a dictionary nor compression is tried: 65,536 ids and scores took 4.4 ms instead of
-    9.0 without the one, and the files of a block a quarter less without the other, for 3% more bytes.
+    ``plain``: columns whose values hardly ever repeat and lie anywhere, for which neither a dictionary nor compression nor least and largest values are made:
+    65,536 ids and scores took 4.4 ms instead of 9.0 without the first, the files of a block a quarter less without the second, for 3% more bytes, and 0.4 ms
+    less without the last.
     """
     batches = _row_groups(rows.cast(schema)) if isinstance(rows, pa.Table) else rows
-    num_rows, coded = 0, [name for name in schema.names if name not in plain] if plain else True
+    num_rows, coded = 0, [name for name in schema.names if name not in plain] if plain else True  # for all columns, or a list of them
     compression = {name: "NONE" if name in plain else COMPRESSION for name in schema.names} if plain else COMPRESSION
-    with atomic_path(path) as partial, pq.ParquetWriter(partial, schema, compression=compression, use_dictionary=coded) as writer:
+    with atomic_path(path) as partial, pq.ParquetWriter(partial, schema, compression=compression, use_dictionary=coded, write_statistics=coded) as writer:
         for batch in batches:
             if isinstance(batch, pa.Table):
                 writer.write_table(batch)

@@ -9,7 +9,7 @@ import pytest
 
 LIMIT = 100  # bytes an example
 ROOT = Path(__file__).parents[2]
-SIZES = ["200000", "1000000"]  # from where blocks and row groups are full, so that what is constant cancels out
+SIZES = ["300000", "1000000"]  # from where blocks and row groups are full, so that what is constant cancels out
 STAGES = ["texts", "vectors"]  # embedding 500,000 texts takes minutes; benchmarks/RESULTS.md has its figure
 
 

@@ -45,7 +45,7 @@ def test_a_block_is_a_power_of_two_of_rows_within_its_bytes() -> None:
     for dims in (1, 64, 384, 4096, 5000):
         rows = block_rows(dims)
         assert rows & (rows - 1) == 0 and rows * 2 * dims <= BLOCK_BYTES < 2 * rows * 2 * dims
-    assert block_rows(384) == 65_536
+    assert block_rows(384) == 131_072
 
 
 def test_blocks_cover_the_table_in_written_order_each_in_id_order(store: VectorStore) -> None:
