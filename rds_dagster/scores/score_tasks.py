@@ -74,9 +74,10 @@ def score_tasks(
     space = open_space(store, embeddings, store.need(whitening_key(whitened)) if whitened else None)
     open_tasks = [_open_task(store, name, space, settings) for name in tasks]
     with ThreadPoolExecutor(1) as beside:
-        if not all(task.folder.exists() for task in open_tasks):  # all is to be scored for one of them
-            beside.submit(_warm_up, open_tasks, len(live))
+        is_new = not all(task.folder.exists() for task in open_tasks)  # all is to be scored for one of them
+        warming = beside.submit(_warm_up, open_tasks, len(live) if is_new else 0)
         blocks = live_blocks(space.vectors, live)
+        warming.result()
     computed = dict.fromkeys(tasks, 0)
     missing = [(block, [task for task in open_tasks if not all(path.exists() for path in task.paths(block))]) for block in blocks]
     for block, scored in _score_missing(space, [(block, stale) for block, stale in missing if stale], settings.depth):
@@ -114,7 +115,6 @@ def _score_missing(space: Space, missing: list[tuple[Block, list[_Task]]], depth
     pairs = sum(len(block.ids) * len(task.vectors) for block, tasks in missing for task in tasks)
     products = products_for(pairs * missing[0][1][0].vectors.shape[1])
     sets = {tuple(task.name for task in tasks): QuerySets([task.vectors for task in tasks]) for _, tasks in missing}
-
     workers = 1 if products is None else min(len(missing), products.most_threads, MOST_WORKERS)
     free = SimpleQueue[np.ndarray]()
     for _ in range(workers):
@@ -123,8 +123,10 @@ def _score_missing(space: Space, missing: list[tuple[Block, list[_Task]]], depth
     def score(work: tuple[Block, list[_Task]]) -> tuple[Block, list[_Task]]:
         block, tasks = work
         memory = free.get()
-        found = score_sets(space.read(block, memory), sets[tuple(task.name for task in tasks)], depth, products)
-        free.put(memory)
+        try:
+            found = score_sets(space.read(block, memory), sets[tuple(task.name for task in tasks)], depth, products)
+        finally:
+            free.put(memory)
         for task, scores in zip(tasks, found, strict=True):
             _write_block(task, block, scores)
         return work
