@@ -7,6 +7,7 @@ What `rds prune` does to a table (rows leave it, it is compacted) is one commit 
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ READ_ROWS = 8192  # rows per batch asked of LanceDB
 # Vectors are read in slices of at most so many bytes: LanceDB decodes in threads of its own, and each keeps what its largest buffer took. Reading 500k x 384
 # so kept 16 MiB; slices of 4 MiB kept 40, of 16 MiB 72, the whole as much. 500k took 0.55 s instead of 0.25 s; at 1,400 fragments a slice costs 1.5 ms.
 SLICE_BYTES = 2 * 2**20
+TIDY_TRIES, TIDY_PAUSE_S = 10, 0.01  # merging may end within a millisecond, and what it merged is too young to go: seen once in 160 times on a busy machine
 TABLE_PREFIX, TABLE_SUFFIX = "embeddings_", ".lance"  # LanceDB: one folder per table
 DROPPED_SUFFIX = ".dropped"  # of a table's folder while it is removed; a kill leaves it, the next removal takes it along
 
@@ -143,7 +145,11 @@ class VectorStore:
         """
         if (table := self._open()) is not None:
             with self._written("chunks cannot be merged in"):
-                table.optimize(cleanup_older_than=timedelta(milliseconds=1), delete_unverified=True)  # at 0 LanceDB warns of readers
+                for _ in range(TIDY_TRIES):
+                    table.optimize(cleanup_older_than=timedelta(milliseconds=1), delete_unverified=True)  # at 0 LanceDB warns of readers
+                    if not self.has_old_versions():
+                        break
+                    time.sleep(TIDY_PAUSE_S)
 
     def drop(self) -> None:
         """Remove the whole table: at once for whoever opens it, then from the disk. Call inside ``writing()``."""
