@@ -77,7 +77,8 @@ class Backbone:
             except torch.OutOfMemoryError as error:
                 raise StateError(
                     f"encoder {self.identity.settings.name!r}: a batch of {batch.tokens.size:,} tokens does not fit the memory of {self.device}; "
-                    "set batch_tokens below that, or use a smaller model. What was stored before stays"
+                    f"set batch_tokens below that (and max_tokens, which is {self.identity.max_tokens:,}, if it is no less), or use a smaller model. "
+                    "What was stored before stays"
                 ) from error
             if kind_of(self.device) != "cuda":
                 return Launched(batch, vectors.cpu(), None)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -33,6 +33,7 @@ class BatchRules:
 
     leave_room: bool
     has_dummies: bool
+    way: ClassVar[str] = ""
 
     def batcher(self, *, max_tokens: int, batch_tokens: int, pad_id: int) -> BucketBatcher:
         """See ``BucketBatcher``."""
@@ -66,6 +67,11 @@ class Batcher(Protocol):
 
 class Rules(Protocol):
     """What a device asks of batches."""
+
+    @property
+    def way(self) -> str:
+        """How they are run, as far as it decides the last bits: nothing of padded ones, else words with a blank before."""
+        ...
 
     def batcher(self, *, max_tokens: int, batch_tokens: int, pad_id: int) -> Batcher:
         """One that makes them so, of ``batch_tokens`` tokens where it can; no token list is longer than ``max_tokens``."""

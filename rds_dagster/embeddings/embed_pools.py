@@ -94,10 +94,10 @@ class _Writer:
     An error in writing is raised by whichever call comes next, in a failed ``with`` it stays behind the error that ended that.
     """
 
-    def __init__(self, vectors: VectorStore, ids: np.ndarray, made_on: str) -> None:
+    def __init__(self, vectors: VectorStore, ids: np.ndarray, model: Encoder) -> None:
         self._vectors = vectors
         self._ids = ids
-        self._made_on = made_on
+        self._model = model
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="write")
         self._writing: Future[None] | None = None
 
@@ -128,7 +128,7 @@ class _Writer:
         rows = np.concatenate([part.rows for part in chunk.parts])
         order = np.argsort(rows)
         made = np.concatenate([part.vectors for part in chunk.parts])[order].astype(np.float16)
-        self._vectors.append(self._ids[rows[order]], made, np.concatenate([part.num_tokens for part in chunk.parts])[order], self._made_on)
+        self._vectors.append(self._ids[rows[order]], made, np.concatenate([part.num_tokens for part in chunk.parts])[order], self._model.made_on)
 
 
 def _embed_missing(store: TableStore, model: Encoder, vectors: VectorStore, missing: dict[str, np.ndarray]) -> int:
@@ -136,7 +136,7 @@ def _embed_missing(store: TableStore, model: Encoder, vectors: VectorStore, miss
     ids = np.concatenate(list(missing.values()))  # (N,) S16
     ids.sort()  # in place
     chunk, tokens, found, began = _Chunk(), 0, np.zeros(len(ids), bool), monotonic()
-    with Progress("embed", total=len(ids)) as progress, _Writer(vectors, ids, model.made_on) as writer:
+    with Progress("embed", total=len(ids)) as progress, _Writer(vectors, ids, model) as writer:
         for batch in model.encode_stream(_texts(store, model.identity, missing, ids, found), progress=progress):
             chunk.parts.append(batch)
             chunk.rows += len(batch.rows)

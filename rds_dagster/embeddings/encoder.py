@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rds_dagster.embeddings.backbone import EncodedBatch
-from rds_dagster.embeddings.batching import Batch, Batcher
+from rds_dagster.embeddings.batching import Batch, Batcher, Rules
 from rds_dagster.embeddings.devices import BATCH_TOKENS, device_name, find_devices, kind_of
 from rds_dagster.embeddings.identity import EncoderIdentity, describe_encoder, load_config, load_tokenizer, resolve_model
-from rds_dagster.embeddings.packed import can_compile
 from rds_dagster.embeddings.progress import Progress
 from rds_dagster.embeddings.running import Runner, load_runner
 from rds_dagster.embeddings.settings import EncoderSettings
@@ -59,6 +58,7 @@ class Encoder:
         self.devices = devices
         self.batch_tokens = identity.settings.batch_tokens or BATCH_TOKENS[kind_of(devices[0])]
         self._tokenizer = tokenizer
+        self._rules: Rules | None = None
         self._cores = torch.get_num_threads()
 
     @cached_property
@@ -73,8 +73,9 @@ class Encoder:
         import transformers
 
         device = self.devices[0]
-        compiled = " compiled" if kind_of(device) == "cuda" and can_compile() else ""
-        return f"{kind_of(device)} {device_name(device)} torch {torch.__version__} transformers {transformers.__version__} batch {self.batch_tokens}{compiled}"
+        rules = self._rules or (self.runner.rules if len(self.devices) == 1 else None)
+        way = rules.way if rules else ""  # of several devices it is known when texts have come
+        return f"{kind_of(device)} {device_name(device)} torch {torch.__version__} transformers {transformers.__version__} batch {self.batch_tokens}{way}"
 
     def encode_conversations(self, conversations: Iterable[Sequence[Message]], *, progress: Progress | None = None) -> np.ndarray:
         """The vectors of conversations in their order, (N, D) float32 of norm 1; each is rendered as the encoder's ``what`` says."""
@@ -99,6 +100,7 @@ class Encoder:
         if not first:
             return
         with self._running(is_short=len(first) < SLAB_TEXTS) as runner:
+            self._rules = runner.rules
             batcher = runner.rules.batcher(max_tokens=self.identity.max_tokens, batch_tokens=self.batch_tokens, pad_id=self._pad_id())
             for encoded in runner.run(_batches(batcher, self._token_lists(chain(first, texts)))):
                 if progress is not None:

@@ -22,13 +22,17 @@ from rds_dagster.embeddings.batching import Batch
 from rds_dagster.embeddings.devices import kind_of, to_device
 from rds_dagster.embeddings.packing import PackRules
 from rds_dagster.embeddings.pooling import places_packed, pool_packed
+from rds_dagster.errors import StateError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
 ATTENTION = "rds_packed"  # our attention's name among those of transformers
 OLDEST_CAPABILITY = (8, 0)  # of GPUs that torch's flash attention runs on (Ampere)
-LARGEST_HEAD = 256  # numbers of a head that it takes
+LARGEST_HEAD, HEAD_STEP = 256, 8  # numbers of a head that it takes: up to so many, and a multiple of
+KNOWN_LAYERS = {"full_attention", "sliding_attention"}  # others may mask what none of our arguments says (chunks)
+MOVING_ROPES = {"dynamic", "longrope"}  # whose angles depend on the longest example of a batch
 PROBED_LENGTHS = (3, 40, 1, 17, 25)
 LEAST_COSINE = 0.995  # between the vectors of both attentions: bfloat16 left 0.9999 (24 layers), attention to a neighbour far less
 COMPILERS = ("cc", "gcc", "clang")
@@ -50,7 +54,7 @@ class PackedBackbone(Backbone):
     @property
     def rules(self) -> PackRules:
         """See ``Backbone``."""
-        return PackRules()
+        return PackRules(self._is_compiled)
 
     def _embed(self, batch: Batch) -> Tensor:
         import torch
@@ -80,7 +84,7 @@ class PackedBackbone(Backbone):
 
         for part in self.model.modules():
             if isinstance(part, GradientCheckpointingLayer):
-                part.compile(options={"deterministic": True})
+                part.compile(dynamic=False, options={"deterministic": True})  # else another encoder's T would make this one's a variable
         self._is_compiled = True
 
 
@@ -100,21 +104,31 @@ def pack_where_possible(backbone: Backbone) -> Backbone:
 def try_packing(backbone: Backbone) -> PackedBackbone | None:
     """The model over packed batches if its vectors are the same there; else None, and the model is as it was."""
     model = backbone.model
-    if not backbone.is_causal or not model._supports_attention_backend or model._is_stateful:  # stateful: tokens also meet outside of attention
+    if not backbone.is_causal or not model._supports_attention_backend or _tokens_meet_elsewhere(model):
         return None
-    batches = _probe(backbone)
-    own = np.concatenate([backbone.run(batch).vectors for batch in batches])
     before = model.config._attn_implementation
     try:
+        batches = _probe(backbone)
+        own = np.concatenate([backbone.run(batch).vectors for batch in batches])
         packed = PackedBackbone(backbone)
         (batch,) = _packed(batches)
         vectors = packed.run(batch).vectors
         if (np.einsum("nd,nd->n", own, vectors) > LEAST_COSINE).all():
             return packed
-    except _CannotPackError:
+    except (_CannotPackError, StateError):  # StateError: random tokens give no finite vectors, so there is nothing to compare
         pass
     model.set_attn_implementation(before)
     return None
+
+
+def _tokens_meet_elsewhere(model: PreTrainedModel) -> bool:
+    """Whether an example's states may depend on others of its row in spite of our attention: by states beside it, unknown masks, or moving positions."""
+    layers = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    ropes: set[str] = set()
+    for part in model.modules():
+        kind = getattr(part, "rope_type", None)  # of each kind of layer, or of all
+        ropes.update(kind.values() if isinstance(kind, dict) else [kind] if isinstance(kind, str) else [])
+    return bool(model._is_stateful or layers - KNOWN_LAYERS or ropes & MOVING_ROPES)
 
 
 @cache
@@ -149,9 +163,12 @@ def attend_packed(
     import torch
 
     is_plain = attention_mask is None and softcap is None and s_aux is None and (sliding_window or max_length_q) >= max_length_q
-    if cu_seq_lens_q is None or not is_plain or not query.shape[-1] == value.shape[-1] <= LARGEST_HEAD:
+    fits = query.shape[-1] == value.shape[-1] <= LARGEST_HEAD and query.shape[-1] % HEAD_STEP == 0 and query.dtype == key.dtype == value.dtype
+    if cu_seq_lens_q is None or not is_plain or not fits:
         raise _CannotPackError
     query, key, value = (heads[0].transpose(0, 1) for heads in (query, key, value))  # (T, H, E)
+    if query.device.type != "cpu" and query.dtype not in (torch.bfloat16, torch.float16):
+        raise _CannotPackError
     if query.device.type == "cpu":
         return _attend_one_by_one(query, key, value, cu_seq_lens_q, scaling).unsqueeze(0), None
     found = torch.ops.aten._flash_attention_forward(  # torch.nn.attention.varlen has it in public, but older ones without grouped heads
@@ -183,7 +200,8 @@ def _register() -> None:
 def _is_device_fit(device: str) -> bool:
     import torch
 
-    return kind_of(device) == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= OLDEST_CAPABILITY
+    is_nvidia = kind_of(device) == "cuda" and torch.version.hip is None
+    return is_nvidia and torch.backends.cuda.is_flash_attention_available() and torch.cuda.get_device_capability(device) >= OLDEST_CAPABILITY
 
 
 def _probe(backbone: Backbone) -> list[Batch]:

@@ -23,7 +23,14 @@ MOST_WAITING = (
 
 @dataclass(frozen=True)
 class PackRules:
-    """What a device asks of batches that takes them packed: nothing but their number of tokens."""
+    """What a device asks of batches that takes them packed: nothing but their number of tokens. ``is_compiled``: the layers that run them are."""
+
+    is_compiled: bool = False
+
+    @property
+    def way(self) -> str:
+        """How batches are run, as far as it decides the last bits."""
+        return " packed compiled" if self.is_compiled else " packed"
 
     def batcher(self, *, max_tokens: int, batch_tokens: int, pad_id: int) -> Packer:
         """See ``Packer``."""

@@ -92,6 +92,8 @@ def score_tasks(
 
 def _warm_up(tasks: Sequence[_Task], num_rows: int) -> None:
     """Load what makes scoring quick, if so many rows are worth it, by scoring next to nothing; beside ``live_blocks`` this costs hardly any time."""
+    if not tasks:
+        return
     dims = tasks[0].vectors.shape[1]
     products = products_for(num_rows * sum(len(task.vectors) for task in tasks) * dims)
     if products is not None:

@@ -11,6 +11,7 @@ from transformers import (
     LlamaConfig,
     MambaConfig,
     MistralConfig,
+    Phi3Config,
     Qwen2Config,
 )
 
@@ -24,6 +25,7 @@ from rds_dagster.embeddings.running import OneAhead
 from rds_dagster.embeddings.settings import EncoderSettings
 
 SMALL = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.2}
+LONG_ROPE = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [4.0] * 8, "original_max_position_embeddings": 16}
 LLAMA = LlamaConfig(**SMALL, num_key_value_heads=2)
 WORDS = ("the", "sum", "of", "twelve", "and", "thirty", "is", "good", "morning", "why", "does", "air", "scatter", "light")
 
@@ -60,9 +62,11 @@ def texts(count, seed=0):
 def test_packed_vectors_are_those_of_padded_batches(folder_of, config, pooling):
     encoder = encoder_of(folder_of(config), pooling=pooling)
     padded = encoder.encode(texts(50))
+    assert encoder.made_on.endswith("batch 256")
     encoder.runner = OneAhead(try_packing(encoder.runner.backbone))
     assert encoder.runner.rules == PackRules()
     np.testing.assert_allclose(encoder.encode(texts(50)), padded, atol=2e-6)
+    assert encoder.made_on.endswith("batch 256 packed")
 
 
 @pytest.mark.parametrize(
@@ -72,12 +76,13 @@ def test_packed_vectors_are_those_of_padded_batches(folder_of, config, pooling):
         MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=8),
         Gemma2Config(**SMALL, num_key_value_heads=2, head_dim=16, query_pre_attn_scalar=16),
         MambaConfig(hidden_size=64, num_hidden_layers=2),
+        Phi3Config(**SMALL, num_key_value_heads=4, original_max_position_embeddings=16, max_position_embeddings=64, rope_parameters=LONG_ROPE),
+        LlamaConfig(**(SMALL | {"num_attention_heads": 16}), num_key_value_heads=16),
     ],
-    ids=lambda config: config.model_type,
+    ids=["both ways", "window", "capped scores", "states", "moving positions", "heads of 4 numbers"],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Mamba's, that its kernels are not there
 def test_a_model_that_asks_more_of_its_attention_stays_as_it_is(folder_of, config):
-    """Both ways, a window, capped scores, states beside attention."""
     identity = describe_encoder(EncoderSettings(name="random", model=str(folder_of(config)), device="cpu", max_tokens=64))
     backbone = Backbone(identity, load_model(identity), "cpu")
     before = backbone.model.config._attn_implementation
@@ -113,7 +118,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA de
 @pytest.mark.parametrize("config", [LLAMA, Qwen2Config(**SMALL, num_key_value_heads=1)], ids=lambda config: config.model_type)
 def test_on_a_gpu_a_vector_has_the_same_bits_in_any_company(folder_of, config):
     encoder = encoder_of(folder_of(config, "bfloat16"), device="cuda", batch_tokens=2048, max_tokens=512)
-    assert isinstance(encoder.runner.backbone, PackedBackbone) and can_compile() and encoder.made_on.endswith("batch 2048 compiled")
+    assert isinstance(encoder.runner.backbone, PackedBackbone) and can_compile() and encoder.made_on.endswith("batch 2048 packed compiled")
     given = texts(400)
     vectors = encoder.encode(given)
     for seed in range(20):

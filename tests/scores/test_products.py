@@ -1,5 +1,7 @@
 """Products stay within the error that their maker states, and torch is left as it was found."""
 
+import os
+import subprocess
 import sys
 from functools import partial
 
@@ -93,9 +95,29 @@ def test_bfloat16_is_taken_where_it_is_quicker(monkeypatch: pytest.MonkeyPatch, 
     assert type(products_for(module.QUICK_PRODUCTS)) is quicker
 
 
-def test_a_torch_that_may_take_float32_for_less_is_not_used() -> None:
-    try:
-        torch.set_float32_matmul_precision("medium")
-        assert type(products_for(module.QUICK_PRODUCTS)) is NumpyProducts
-    finally:
-        torch.set_float32_matmul_precision("highest")
+class Sloppy(TorchProducts):
+    """A product in a thousand off, as where float32 is taken for less than it is."""
+
+    def by(self, queries: np.ndarray) -> module.Multiply:
+        multiply = super().by(queries)
+
+        def spoilt(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | np.float32]:
+            found, errors = multiply(rows)
+            found.ravel()[::1000] += 1e-4
+            return found, errors
+
+        return spoilt
+
+
+def test_products_that_are_farther_off_than_they_say_are_not_used(monkeypatch: pytest.MonkeyPatch, products: Products) -> None:
+    assert module.keeps_to_its_error(products) and not module.keeps_to_its_error(Sloppy())
+    monkeypatch.setattr(GpuProducts, "is_there", staticmethod(lambda: False))
+    monkeypatch.setattr(module, "TorchProducts", Sloppy)
+    assert type(products_for(module.QUICK_PRODUCTS)) is NumpyProducts
+
+
+@pytest.mark.parametrize("said", ["torch.set_float32_matmul_precision('medium')", "torch.backends.mkldnn.matmul.fp32_precision = 'bf16'"])
+def test_where_torch_may_take_float32_for_less_the_chosen_products_keep_to_their_error(said: str) -> None:
+    """In a process of its own, with oneDNN's own switch as well."""
+    code = f"import torch; {said}\nfrom rds_dagster.scores import products as p\nassert p.keeps_to_its_error(p.products_for(p.QUICK_PRODUCTS))"
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "ONEDNN_DEFAULT_FPMATH_MODE": "BF16"})

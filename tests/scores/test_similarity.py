@@ -276,3 +276,17 @@ np.savez(sys.argv[1], best=found.best, best_query=found.best_query, rows=found.t
         subprocess.run([sys.executable, "-c", code, str(tmp_path / f"{threads}.npz"), str(depth)], check=True, env={"OPENBLAS_NUM_THREADS": threads})
     one, two, three = (np.load(tmp_path / f"{threads}.npz") for threads in ("1", "2", "3"))
     assert all(np.array_equal(one[name], two[name]) and np.array_equal(one[name], three[name]) for name in ("best", "best_query", "rows", "scores"))
+
+
+def test_where_cosines_lie_closer_than_bfloat16_tells_a_block_is_scored_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not Bfloat16Products.is_there():
+        pytest.skip("oneDNN does not multiply in bfloat16 on this processor")
+    rng = np.random.default_rng(0)
+    vectors = (np.ones(96) + 0.1 * rng.standard_normal((6_000, 96))).astype(np.float16)
+    queries = (np.ones(96) + 0.1 * rng.standard_normal((12, 96))).astype(np.float32)
+    began: list[Products] = []
+    real = filtering._score
+    monkeypatch.setattr(filtering, "_score", lambda vectors, sets, depth, products: began.append(products) or real(vectors, sets, depth, products))
+    (scores,) = score_sets(vectors, QuerySets([queries]), 20, Bfloat16Products())
+    assert [type(products) for products in began] == [Bfloat16Products, TorchProducts]
+    assert same(scores, plain_scores(vectors, queries, 20))
