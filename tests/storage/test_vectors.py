@@ -326,7 +326,6 @@ def test_a_removal_that_was_killed_leaves_no_table_behind_and_is_ended_by_the_ne
     layout = Layout(tmp_path / ".rds")
     assert (stored_tables(layout), remove_dropped(layout)) == ([], 0)
     append(store, 0, 3)
-    size = store.num_bytes()
     store.folder.rename(store.folder.with_suffix(".dropped"))
     assert (stored_tables(layout), store.num_rows()) == ([], 0)
     append(store, 0, 1)
@@ -334,6 +333,7 @@ def test_a_removal_that_was_killed_leaves_no_table_behind_and_is_ended_by_the_ne
         store.drop()
     assert list(layout.vectors.iterdir()) == []
     append(store, 0, 3)
+    size = store.num_bytes()  # anew: LanceDB writes the time down, in a number of bytes that varies
     store.folder.rename(store.folder.with_suffix(".dropped"))
     assert remove_dropped(layout) == size
     assert list(layout.vectors.iterdir()) == []
